@@ -1,0 +1,110 @@
+"""The one place that runs programs: argument lists, never a shell; a time-out always; the C locale."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
+
+from onebay.base.error import ToolFailed, ToolMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+# Debian keeps file system and partition tools where an ordinary user's PATH does not look.
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a program ended."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text."""
+        return self.stdout.decode("utf-8", "replace")
+
+
+class Need(NamedTuple):
+    """One line of tools.txt: `program` (or an absolute path) comes with Debian package `package`; `use` groups it."""
+
+    program: str
+    package: str
+    use: str
+
+
+def needs() -> list[Need]:
+    """Return every outside program and file that onebay may use, from tools.txt."""
+    text = resources.files("onebay.base").joinpath("tools.txt").read_text("ascii")
+    lines = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
+    return [Need(*fields) for fields in lines]
+
+
+def find(program: str) -> str | None:
+    """Return the full path of `program`, looking in the sbin folders too, or None."""
+    path = os.environ.get("PATH", os.defpath) + os.pathsep + os.pathsep.join(SBIN)
+    return shutil.which(program, path=path)
+
+
+def require(program: str) -> str:
+    """Return the full path of `program`; raises ToolMissing with the command that installs it."""
+    found = find(program)
+    if found is None:
+        package = next((need.package for need in needs() if need.program == program), program)
+        raise ToolMissing(f"{program} is not installed", hint=f"apt-get install {package} (or see: onebay doctor)")
+    return found
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment for programs: ours, with the C locale and what `extra` adds."""
+    return {**os.environ, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    stdin: bytes = b"",
+    timeout: float = 600,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    ok: Sequence[int] = (0,),
+) -> Result:
+    """Run a program to its end; `timeout` is in seconds, `ok` lists the statuses that are no failure.
+
+    Raises ToolMissing, or ToolFailed with the last lines the program wrote (also when it ran out of time).
+    """
+    args = tuple(str(arg) for arg in argv)
+    full = (require(args[0]), *args[1:])
+    try:
+        done = subprocess.run(
+            full, input=stdin, capture_output=True, timeout=timeout, env=environment(env), cwd=cwd, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolFailed(f"{args[0]} did not end within {timeout:.0f} s: {' '.join(args)}") from error
+    if done.returncode not in ok:
+        last = (done.stderr.strip() or done.stdout.strip()).decode("utf-8", "replace").splitlines()[-6:]
+        raise ToolFailed(f"{args[0]} ended with status {done.returncode}: {' | '.join(last)}", found=" ".join(args))
+    return Result(args, done.returncode, done.stdout, done.stderr)
+
+
+def spawn(
+    argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, log: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program that goes on beside us; what it prints goes to `log` or nowhere. The caller ends it."""
+    args = [str(arg) for arg in argv]
+    args[0] = require(args[0])
+    if log is None:
+        return subprocess.Popen(
+            args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(env)
+        )
+    with log.open("ab") as sink:
+        return subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment(env))

@@ -1,0 +1,113 @@
+"""A disk image in an ordinary file; holes are kept and read fast."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from onebay.base.error import Denied, Error, Missing, Refused, Truncated
+from onebay.base.extent import Extent
+from onebay.block.volume import Volume, read_only
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class FileVolume(Volume):
+    """An image file as a disk. `fresh` means that we made the file and every byte not yet written is zero."""
+
+    def __init__(self, path: Path, *, writable: bool = False, sector_size: int = 512, fresh: bool = False) -> None:
+        self.name = str(path)
+        self.writable, self.sector_size, self.fresh = writable, sector_size, fresh
+        try:
+            self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        except OSError as error:
+            raise open_error(self.name, error) from error
+        self.size = os.lseek(self.fd, 0, os.SEEK_END)
+
+    def read(self, at: int, size: int) -> bytes:
+        self.check_range(at, size)
+        data = os.pread(self.fd, size, at)
+        while len(data) < size:
+            more = os.pread(self.fd, size - len(data), at + len(data))
+            if not more:
+                raise Truncated("file became shorter", volume=self.name, at=at, expected=size, found=len(data))
+            data += more
+        return data
+
+    def read_into(self, at: int, view: memoryview) -> None:
+        """Fill `view` from byte `at`; as `read`, without a new buffer."""
+        self.check_range(at, len(view))
+        done = 0
+        while done < len(view):
+            got = os.preadv(self.fd, [view[done:]], at + done)
+            if not got:
+                raise Truncated("file became shorter", volume=self.name, at=at, expected=len(view), found=done)
+            done += got
+
+    def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
+        if not self.writable:
+            raise read_only(self)
+        if at < 0 or at + len(data) > self.size:
+            raise Refused("write beyond the end", volume=self.name, at=at, expected=self.size, found=at + len(data))
+        view = memoryview(data)
+        done = 0
+        try:
+            while done < len(view):
+                done += os.pwrite(self.fd, view[done:], at + done)
+        except OSError as error:
+            raise write_error(self.name, at + done, error) from error
+
+    def flush(self) -> None:
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise write_error(self.name, 0, error) from error
+
+    def data(self, start: int, end: int) -> Iterator[Extent]:
+        end = min(end, self.size)
+        at = start
+        while at < end:
+            try:
+                first = os.lseek(self.fd, at, os.SEEK_DATA)
+                last = os.lseek(self.fd, first, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole up to the end of the file
+                    return
+                yield Extent(at, end)  # a file system without SEEK_DATA
+                return
+            if first >= end:
+                return
+            yield Extent(first, min(last, end))
+            at = last
+
+    def resize(self, size: int) -> None:
+        """Make the file `size` bytes long; new bytes are zero."""
+        if not self.writable:
+            raise read_only(self)
+        os.ftruncate(self.fd, size)
+        self.size = size
+
+    def close(self) -> None:
+        """Close the file; the volume cannot be used any more."""
+        os.close(self.fd)
+
+
+def open_error(name: str, error: OSError) -> Error:
+    """Translate the failure to open a file or device."""
+    if isinstance(error, FileNotFoundError):
+        return Missing("no such file or device", volume=name)
+    if isinstance(error, PermissionError):
+        return Denied("permission denied", volume=name, hint="run as root, or as a member of group disk")
+    if error.errno == errno.EBUSY:
+        return Refused("in use: mounted, or held by md, device-mapper or another program", volume=name)
+    return Refused(error.strerror or str(error), volume=name)
+
+
+def write_error(name: str, at: int, error: OSError) -> Error:
+    """Translate the failure of a write or flush."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refused("no space left while writing", volume=name, at=at)
+    return Refused(f"write failed: {error.strerror}", volume=name, at=at)

@@ -1,0 +1,1 @@
+"""File systems: which bytes they use, how they grow."""

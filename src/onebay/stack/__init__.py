@@ -1,0 +1,1 @@
+"""What stands between a partition and a file system: md RAID, LVM2, LUKS."""

@@ -1,0 +1,1 @@
+"""Partition tables: MBR with extended chains, GPT, hybrids."""
