@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Layer", "Member", "Severity", "Suspect", "Value", "Volume", "Whole"]
 
 Value = str | int | bool | None | list["Value"] | dict[str, "Value"]
-Severity = str  # "note": worth knowing; "warning": should be mended; "damage": data may be lost or does not boot
+# "note": worth knowing; "warning": should be mended; "damage": data may be lost, or it does not boot.
+Severity = str
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that inspect shows about `volume`: `kind` is a stable word for programs, `text` is for people."""
+    """Something that inspect shows: `kind` is a stable word for programs, `text` is for people."""
 
     severity: Severity
     kind: str
@@ -78,11 +79,11 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def facts(self) -> Mapping[str, Value]:
-        """Documented properties for `inspect --json`: identities, sizes in bytes, versions; cheap to answer."""
+        """Documented properties for `inspect --json`: identities, sizes in bytes; cheap to answer."""
 
     @abc.abstractmethod
     def used(self) -> tuple[ExtentSet, ...]:
-        """Bytes of each volume below that the layer needs: its own metadata, and a file system's allocated blocks.
+        """Bytes of each volume below that the layer needs: own metadata, a file system's allocated blocks.
 
         The space of `above` is not in it: who stands there answers for that.
         """
@@ -92,7 +93,7 @@ class Layer(abc.ABC):
         return None
 
     def used_bytes(self) -> int | None:
-        """Allocated bytes by the format's own counters, without walking its metadata; None where it has none."""
+        """Allocated bytes by the format's own counters, without a walk; None where it has none."""
         return None
 
     def check(self) -> list[Finding]:

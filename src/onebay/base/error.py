@@ -113,23 +113,23 @@ class SourceError(Error):
     code = 7
 
 
-class Missing(SourceError):
+class Missing(SourceError):  # noqa: N818
     """There is nothing at that place."""
 
 
-class Denied(SourceError):
+class Denied(SourceError):  # noqa: N818
     """The place wants other credentials, or permissions forbid reading."""
 
 
-class Corrupt(SourceError):
+class Corrupt(SourceError):  # noqa: N818
     """The source gave other bytes than it promised."""
 
 
-class Transient(SourceError):
+class Transient(SourceError):  # noqa: N818
     """The source failed in a way that may pass; the only class that is retried."""
 
 
-class ToolFailed(Error):
+class ToolFailed(Error):  # noqa: N818
     """A program that we ran ended with an unexpected status."""
 
     code = 8

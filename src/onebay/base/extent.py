@@ -35,7 +35,7 @@ class ExtentSet:
 
     @classmethod
     def of(cls, extents: Iterable[tuple[int, int]]) -> ExtentSet:
-        """Build from ranges in any order, overlapping or empty; raises ValueError where an end is before its start."""
+        """Build from ranges in any order; raises ValueError where one ends before its start."""
         builder = Builder()
         for start, end in sorted(extents):
             if end < start:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Layout(Generic[T]):
-    """Pack and unpack the dataclass `record`, whose fields are `Annotated[int, "I"]` or `Annotated[bytes, "16s"]`.
+    """Pack and unpack a dataclass whose fields are `Annotated[int, "I"]` or `Annotated[bytes, "16s"]`.
 
     `order` is "<" or ">"; `size` is the record's length in bytes by its specification. Raises TypeError at
     import where the fields do not add up.
@@ -41,7 +41,9 @@ class Layout(Generic[T]):
     def unpack(self, buf: bytes | bytearray | memoryview, at: int = 0, *, volume: str | None = None) -> T:
         """Read one record at byte `at` of `buf`; raises Truncated where `buf` is too short."""
         if at < 0 or at + self.size > len(buf):
-            raise Truncated(self.record.__name__.lower(), volume=volume, expected=self.size, found=len(buf) - at)
+            raise Truncated(
+                self.record.__name__.lower(), volume=volume, expected=self.size, found=len(buf) - at
+            )
         return self.record(*self.struct.unpack_from(buf, at))
 
     def unpack_all(self, buf: bytes | bytearray | memoryview) -> list[T]:

@@ -35,7 +35,7 @@ class Result:
 
 
 class Need(NamedTuple):
-    """One line of tools.txt: `program` (or an absolute path) comes with Debian package `package`; `use` groups it."""
+    """One line of tools.txt: `program` (or a file) comes with Debian package `package`; `use` groups it."""
 
     program: str
     package: str
@@ -60,7 +60,9 @@ def require(program: str) -> str:
     found = find(program)
     if found is None:
         package = next((need.package for need in needs() if need.program == program), program)
-        raise ToolMissing(f"{program} is not installed", hint=f"apt-get install {package} (or see: onebay doctor)")
+        raise ToolMissing(
+            f"{program} is not installed", hint=f"apt-get install {package} (or see: onebay doctor)"
+        )
     return found
 
 
@@ -86,13 +88,21 @@ def run(
     full = (require(args[0]), *args[1:])
     try:
         done = subprocess.run(
-            full, input=stdin, capture_output=True, timeout=timeout, env=environment(env), cwd=cwd, check=False
+            full,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            env=environment(env),
+            cwd=cwd,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ToolFailed(f"{args[0]} did not end within {timeout:.0f} s: {' '.join(args)}") from error
     if done.returncode not in ok:
         last = (done.stderr.strip() or done.stdout.strip()).decode("utf-8", "replace").splitlines()[-6:]
-        raise ToolFailed(f"{args[0]} ended with status {done.returncode}: {' | '.join(last)}", found=" ".join(args))
+        raise ToolFailed(
+            f"{args[0]} ended with status {done.returncode}: {' | '.join(last)}", found=" ".join(args)
+        )
     return Result(args, done.returncode, done.stdout, done.stderr)
 
 
@@ -104,7 +114,13 @@ def spawn(
     args[0] = require(args[0])
     if log is None:
         return subprocess.Popen(
-            args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(env)
+            args,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(env),
         )
     with log.open("ab") as sink:
-        return subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment(env))
+        return subprocess.Popen(
+            args, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment(env)
+        )

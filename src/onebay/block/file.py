@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class FileVolume(Volume):
     """An image file as a disk. `fresh` means that we made the file and every byte not yet written is zero."""
 
-    def __init__(self, path: Path, *, writable: bool = False, sector_size: int = 512, fresh: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, writable: bool = False, sector_size: int = 512, fresh: bool = False
+    ) -> None:
         self.name = str(path)
         self.writable, self.sector_size, self.fresh = writable, sector_size, fresh
         try:
@@ -33,7 +35,9 @@ class FileVolume(Volume):
         while len(data) < size:
             more = os.pread(self.fd, size - len(data), at + len(data))
             if not more:
-                raise Truncated("file became shorter", volume=self.name, at=at, expected=size, found=len(data))
+                raise Truncated(
+                    "file became shorter", volume=self.name, at=at, expected=size, found=len(data)
+                )
             data += more
         return data
 
@@ -44,14 +48,18 @@ class FileVolume(Volume):
         while done < len(view):
             got = os.preadv(self.fd, [view[done:]], at + done)
             if not got:
-                raise Truncated("file became shorter", volume=self.name, at=at, expected=len(view), found=done)
+                raise Truncated(
+                    "file became shorter", volume=self.name, at=at, expected=len(view), found=done
+                )
             done += got
 
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
         if not self.writable:
             raise read_only(self)
         if at < 0 or at + len(data) > self.size:
-            raise Refused("write beyond the end", volume=self.name, at=at, expected=self.size, found=at + len(data))
+            raise Refused(
+                "write beyond the end", volume=self.name, at=at, expected=self.size, found=at + len(data)
+            )
         view = memoryview(data)
         done = 0
         try:

@@ -27,7 +27,7 @@ class Piece(NamedTuple):
 class Volume(abc.ABC):
     """Addressable bytes: a disk, a partition, an array, a logical volume.
 
-    `name` is for messages, `size` is in bytes, `sector_size` is the logical sector size in bytes (512 or 4096).
+    `name` is for messages, `size` is in bytes, `sector_size` is the logical sector size in bytes.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Volume(abc.ABC):
 
     @abc.abstractmethod
     def read(self, at: int, size: int) -> bytes:
-        """Read exactly `size` bytes at byte `at`; raises Truncated beyond the end or where the medium is short."""
+        """Read exactly `size` bytes at byte `at`; raises Truncated where they are not all there."""
 
     @abc.abstractmethod
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
@@ -52,14 +52,18 @@ class Volume(abc.ABC):
             yield Extent(start, end)
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:  # noqa: ARG002
-        """Yield where `start..end` lies, one step down; nothing for a disk. Holes of a mapping are left out."""
+        """Yield where `start..end` lies, one step down, in order; nothing for a disk."""
         yield from ()
 
     def check_range(self, at: int, size: int) -> None:
         """Raise Truncated where `at..at+size` is not inside the volume."""
         if at < 0 or size < 0 or at + size > self.size:
             raise Truncated(
-                "access beyond the end", volume=self.name, at=at, expected=f"<= {self.size} bytes", found=at + size
+                "access beyond the end",
+                volume=self.name,
+                at=at,
+                expected=f"<= {self.size} bytes",
+                found=at + size,
             )
 
     def __repr__(self) -> str:
@@ -147,7 +151,9 @@ def lower(volume: Volume, extents: ExtentSet) -> list[tuple[Volume, ExtentSet]]:
     found: dict[int, tuple[Volume, list[tuple[int, int]]]] = {}
     for start, end in extents:
         for piece in volume.pieces(start, end):
-            found.setdefault(id(piece.volume), (piece.volume, []))[1].append((piece.at, piece.at + piece.size))
+            found.setdefault(id(piece.volume), (piece.volume, []))[1].append(
+                (piece.at, piece.at + piece.size)
+            )
     return [(below, ExtentSet.of(ranges)) for below, ranges in found.values()]
 
 
