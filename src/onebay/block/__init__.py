@@ -1,7 +1,22 @@
 """Volumes: file, device, span, concat, overlay. The only code that touches /dev and /sys."""
 
+from onebay.block.device import DeviceVolume, is_device
 from onebay.block.file import FileVolume
+from onebay.block.open import create_disk, open_disk
 from onebay.block.overlay import Overlay
 from onebay.block.volume import Concat, Piece, Span, Volume, locate, lower
 
-__all__ = ["Concat", "FileVolume", "Overlay", "Piece", "Span", "Volume", "locate", "lower"]
+__all__ = [
+    "Concat",
+    "DeviceVolume",
+    "FileVolume",
+    "Overlay",
+    "Piece",
+    "Span",
+    "Volume",
+    "create_disk",
+    "is_device",
+    "locate",
+    "lower",
+    "open_disk",
+]

@@ -1,0 +1,173 @@
+"""A block device as a disk: exclusive opening, and the refusals that protect disks in use.
+
+Sources: linux include/uapi/linux/fs.h (BLKGETSIZE64, BLKSSZGET, BLKRRPART, BLKFLSBUF), open(2) on O_EXCL of
+block devices, Documentation/ABI/stable/sysfs-block.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onebay.base.error import Refused
+from onebay.block.file import FileVolume, open_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLKRRPART = 0x125F
+BLKGETSIZE64 = 0x80081272
+BLKSSZGET = 0x1268
+SYS = Path("/sys/dev/block")
+
+
+class DeviceVolume(FileVolume):
+    """A whole block device; writable means opened with O_EXCL, so that nobody mounts it meanwhile.
+
+    Raises Refused, before anything is written, where the disk or a part of it is mounted, swap, held by md or
+    device-mapper, or read-only.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        real = path.resolve()
+        number = real.stat().st_rdev
+        self.number = number
+        if writable and (reason := in_use(number)):
+            raise Refused(
+                reason, volume=str(path), hint="unmount it, stop what holds it, or work from a rescue"
+            )
+        super().__init__(real, writable=False)
+        self.name = str(path)
+        if writable:
+            os.close(self.fd)
+            try:
+                self.fd = os.open(real, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+            except OSError as error:
+                raise open_error(self.name, error) from error
+            self.writable = True
+        self.size = struct.unpack("Q", fcntl.ioctl(self.fd, BLKGETSIZE64, bytes(8)))[0]
+        self.sector_size = struct.unpack("I", fcntl.ioctl(self.fd, BLKSSZGET, bytes(4)))[0]
+        self.identity = identity(number)
+
+    def busy(self) -> str | None:
+        """Say who uses the disk or a part of it, or None."""
+        return in_use(self.number)
+
+    def reread_table(self) -> None:
+        """Ask the kernel to read the partition table again; a kernel that cannot is no failure of ours."""
+        try:
+            fcntl.ioctl(self.fd, BLKRRPART)
+        except OSError:
+            return
+
+    def resize(self, size: int) -> None:
+        """Devices keep their size; raises Refused where another one is asked for."""
+        if size != self.size:
+            raise Refused("a device cannot be resized", volume=self.name, expected=size, found=self.size)
+
+
+def is_device(path: Path) -> bool:
+    """Whether `path` is a block device; False where it does not exist."""
+    try:
+        return stat.S_ISBLK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def identity(number: int) -> dict[str, str]:
+    """Return model, serial and WWN of the disk with device number `number`, as far as sysfs tells."""
+    base = SYS / f"{os.major(number)}:{os.minor(number)}"
+    names = {
+        "model": ("device/model",),
+        "serial": ("serial", "device/serial", "device/vpd_pg80"),
+        "wwn": ("wwid", "device/wwid"),
+    }
+    found: dict[str, str] = {}
+    for key, places in names.items():
+        for place in places:
+            try:
+                raw = (base / place).read_bytes()
+            except OSError:
+                continue
+            text = "".join(
+                chr(c) for c in (raw[4:] if place.endswith("pg80") else raw) if 32 <= c < 127
+            ).strip()
+            if text:
+                found[key] = text
+                break
+    return found
+
+
+def in_use(number: int) -> str | None:
+    """Say who uses the disk with this device number or a part of it; None where nobody does."""
+    base = SYS / f"{os.major(number)}:{os.minor(number)}"
+    for node in family(base):
+        try:
+            if base == node and (node / "ro").read_text().strip() == "1":
+                return "the device is read-only"
+            numbers = (node / "dev").read_text().strip()
+            holders = sorted(entry.name for entry in (node / "holders").iterdir())
+        except OSError:
+            continue
+        if holders:
+            return f"{node.name} is held by {', '.join(holders)}"
+        if mount := mounted(numbers):
+            return f"{node.name} is mounted on {mount}"
+        if numbers in swaps():
+            return f"{node.name} is used as swap"
+    return None
+
+
+def family(base: Path) -> Iterator[Path]:
+    """Yield the sysfs folders of a disk and its partitions."""
+    try:
+        real = base.resolve(strict=True)
+    except OSError:
+        return
+    yield base
+    yield from sorted(child for child in real.iterdir() if (child / "partition").exists())
+
+
+def mounted(numbers: str) -> str | None:
+    """Return a mount point of device `major:minor` in any mount namespace that we may read."""
+    for table in (Path("/proc/self/mountinfo"), *Path("/proc").glob("[0-9]*/mountinfo")):
+        try:
+            lines = table.read_text("utf-8", "replace").splitlines()
+        except OSError:
+            continue  # a process that ended, or one that we may not look into
+        for line in lines:
+            fields = line.split()
+            if len(fields) > 4 and fields[2] == numbers:
+                return fields[4]
+    return None
+
+
+def swaps() -> set[str]:
+    """Return the `major:minor` numbers of active swap devices."""
+    found: set[str] = set()
+    try:
+        lines = Path("/proc/swaps").read_text("utf-8", "replace").splitlines()[1:]
+    except OSError:
+        return found
+    for line in lines:
+        path = Path(line.split()[0])
+        if is_device(path):
+            number = path.stat().st_rdev
+            found.add(f"{os.major(number)}:{os.minor(number)}")
+    return found
+
+
+def loop_of(path: Path) -> str | None:
+    """Return the loop device that the image file `path` is attached to, or None."""
+    real = str(path.resolve())
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if backing.read_text("utf-8", "replace").strip() == real:
+                return f"/dev/{backing.parent.parent.name}"
+        except OSError:
+            continue  # detached while we looked
+    return None
