@@ -28,6 +28,9 @@ class Target(Protocol):
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data` at byte `at`."""
 
+    def zero(self, at: int, size: int) -> None:
+        """Make `size` bytes at byte `at` read as zeros."""
+
     def flush(self) -> None:
         """Return when everything written is on the medium."""
 
@@ -86,8 +89,7 @@ def apply(step: Step) -> None:
         case Write():
             step.volume.write(step.at, step.data)
         case Zero():
-            for done in range(0, step.size, CHUNK):
-                step.volume.write(step.at + done, bytes(min(CHUNK, step.size - done)))
+            step.volume.zero(step.at, step.size)
         case Copy():
             for done in range(0, step.size, CHUNK):
                 part = step.source.read(step.source_at + done, min(CHUNK, step.size - done))

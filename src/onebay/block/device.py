@@ -1,27 +1,23 @@
 """A block device as a disk: exclusive opening, and the refusals that protect disks in use.
 
-Sources: linux include/uapi/linux/fs.h (BLKGETSIZE64, BLKSSZGET, BLKRRPART, BLKFLSBUF), open(2) on O_EXCL of
-block devices, Documentation/ABI/stable/sysfs-block.
+Sources: open(2) on O_EXCL of block devices, Documentation/ABI/stable/sysfs-block.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Refused
+from onebay.block import ioctl
 from onebay.block.file import FileVolume, open_error
+from onebay.block.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BLKRRPART = 0x125F
-BLKGETSIZE64 = 0x80081272
-BLKSSZGET = 0x1268
 SYS = Path("/sys/dev/block")
 
 
@@ -49,20 +45,22 @@ class DeviceVolume(FileVolume):
             except OSError as error:
                 raise open_error(self.name, error) from error
             self.writable = True
-        self.size = struct.unpack("Q", fcntl.ioctl(self.fd, BLKGETSIZE64, bytes(8)))[0]
-        self.sector_size = struct.unpack("I", fcntl.ioctl(self.fd, BLKSSZGET, bytes(4)))[0]
+        self.size = ioctl.device_size(self.fd)
+        self.sector_size = ioctl.device_sector_size(self.fd)
         self.identity = identity(number)
 
     def busy(self) -> str | None:
         """Say who uses the disk or a part of it, or None."""
         return in_use(self.number)
 
-    def reread_table(self) -> None:
-        """Ask the kernel to read the partition table again; a kernel that cannot is no failure of ours."""
-        try:
-            fcntl.ioctl(self.fd, BLKRRPART)
-        except OSError:
-            return
+    def zero(self, at: int, size: int) -> None:
+        self.check_range(at, size)
+        if not self.writable or not ioctl.zero_out(self.fd, at, size):
+            Volume.zero(self, at, size)
+
+    def reread_table(self) -> bool:
+        """Ask the kernel to read the partition table again; False where it cannot."""
+        return ioctl.reread_table(self.fd)
 
     def resize(self, size: int) -> None:
         """Devices keep their size; raises Refused where another one is asked for."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from onebay.base.error import Denied, Error, Missing, Refused, Truncated
 from onebay.base.extent import Extent
+from onebay.block import ioctl
 from onebay.block.volume import Volume, read_only
 
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ class FileVolume(Volume):
                 done += os.pwrite(self.fd, view[done:], at + done)
         except OSError as error:
             raise write_error(self.name, at + done, error) from error
+
+    def zero(self, at: int, size: int) -> None:
+        self.check_range(at, size)
+        if not self.writable:
+            raise read_only(self)
+        if not ioctl.punch_hole(self.fd, at, size):
+            super().zero(at, size)
 
     def flush(self) -> None:
         try:

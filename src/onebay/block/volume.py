@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
+ZEROS = 1 << 20  # bytes written at a time
+
+
 class Piece(NamedTuple):
     """Part of a volume: `size` bytes that lie at byte `at` of `volume`."""
 
@@ -45,6 +48,12 @@ class Volume(abc.ABC):
     @abc.abstractmethod
     def flush(self) -> None:
         """Return when everything written so far is on the medium."""
+
+    def zero(self, at: int, size: int) -> None:
+        """Make `size` bytes at byte `at` read as zeros; a hole where the medium has such."""
+        self.check_range(at, size)
+        for done in range(0, size, ZEROS):
+            self.write(at + done, bytes(min(ZEROS, size - done)))
 
     def data(self, start: int, end: int) -> Iterator[Extent]:
         """Yield, in order, the parts of `start..end` that may hold other bytes than zero."""
@@ -85,6 +94,10 @@ class Span(Volume):
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
         self.check_range(at, len(data))
         self.parent.write(self.start + at, data)
+
+    def zero(self, at: int, size: int) -> None:
+        self.check_range(at, size)
+        self.parent.zero(self.start + at, size)
 
     def flush(self) -> None:
         self.parent.flush()
