@@ -27,7 +27,7 @@ Hit = Layer | Member | Suspect
 
 
 class Probe(NamedTuple):
-    """A format: its name, its rank (the lowest rank with a hit wins), how to find it, how to join its members."""
+    """A format: its name, its rank (the lowest with a hit wins), how to find it, how to join members."""
 
     kind: str
     rank: int
@@ -122,10 +122,8 @@ def settle(
 def best(tree: Tree, volume: Volume) -> Hit | None:
     """Return the hit of the lowest rank; a whole hit outranks a suspect of its rank."""
     for rank in sorted({probe.rank for probe in PROBES}):
-        hits: list[Hit] = []
-        for probe in PROBES:
-            if probe.rank == rank and (hit := ask(tree, probe, volume)) is not None:
-                hits.append(hit)
+        answers = [ask(tree, probe, volume) for probe in PROBES if probe.rank == rank]
+        hits = [answer for answer in answers if answer is not None]
         whole = [hit for hit in hits if not isinstance(hit, Suspect)]
         if len(whole) > 1:
             kinds = " and ".join(hit.title if isinstance(hit, Layer) else hit.kind for hit in whole)
@@ -168,7 +166,7 @@ def join(tree: Tree, kind: str, members: list[Member], todo: list[Volume]) -> No
 
 
 def walk(tree: Tree, volume: Volume, depth: int = 0) -> Iterator[tuple[int, Volume, Layer | None]]:
-    """Yield, top-down from a disk, (depth, volume, layer on it); a group appears below each of its members."""
+    """Yield, top-down from a disk, (depth, volume, layer on it); a group goes on below its first member."""
     layer = tree.on(volume)
     yield depth, volume, layer
     if layer is not None and layer.below[0] is volume:

@@ -1,0 +1,81 @@
+"""What several verbs share: arguments, sizes, the confirmation before a disk is written, printing a plan."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onebay.base.error import Refused
+from onebay.base.step import Copy, Write, Zero
+from onebay.block import DeviceVolume
+from onebay.cli.progress import human
+
+if TYPE_CHECKING:
+    from onebay.block import Volume
+    from onebay.ops.run import Plan
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+PATH = click.Path(path_type=Path)
+yes_option = click.option("--yes", is_flag=True, help="Write to a block device without asking.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+sector_option = click.option(
+    "--sector-size",
+    type=click.Choice(["512", "4096"]),
+    help="Sector size of an image file, where it does not tell.",
+)
+
+
+class Size(click.ParamType):
+    """A size in bytes with an optional binary unit: 20G, 512M, 16T."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+)([kmgt]?)(i?b)?", value.strip().lower())
+        if not match:
+            self.fail(f"{value!r} is no size; write for example 20G", param, ctx)
+        return int(match[1]) * UNITS[match[2]]
+
+
+def confirm(volume: Volume, what: str, *, yes: bool) -> None:
+    """Have the name of a block device typed before it is written; image files need no confirmation.
+
+    Raises Refused where the answer is another one or nobody can be asked.
+    """
+    if yes or not isinstance(volume, DeviceVolume):
+        return
+    known = ", ".join(f"{key} {value}" for key, value in volume.identity.items())
+    click.echo(f"{what} {volume.name} ({human(volume.size)}{', ' + known if known else ''})", err=True)
+    if not click.get_text_stream("stdin").isatty():
+        raise Refused("a block device needs --yes or its name typed", volume=volume.name)
+    answer = click.prompt(f"type {volume.name} to go on", default="", show_default=False, err=True)
+    if answer != volume.name:
+        raise Refused("not confirmed", volume=volume.name)
+
+
+def show_plan(plan: Plan, *, as_json: bool) -> None:
+    """Print a plan for people or for programs."""
+    if as_json:
+        steps = [
+            {"step": type(step).__name__.lower(), "at": step.at, "size": step.size, "why": step.why}
+            if isinstance(step, Write | Zero | Copy)
+            else {"step": "flush"}
+            for step in plan.steps
+        ]
+        document = {"verb": plan.verb, "disk": plan.disk.name, "steps": steps, "notes": plan.notes}
+        click.echo(json.dumps(document, indent=2))
+        return
+    for note in plan.notes:
+        click.echo(f"note: {note}")
+    for line in plan.lines():
+        click.echo(line)
+    if not plan.steps:
+        click.echo("nothing to do")

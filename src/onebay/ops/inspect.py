@@ -1,0 +1,105 @@
+"""inspect: everything that is known about a disk as one document (docs/inspect.md), version 1.
+
+    {"onebay": "0.1.0", "format": 1,
+     "disk": {"name", "size", "sector_size", "model"?, "serial"?, "wwn"?},
+     "tree": NODE, "boot": [{"firmware", "works", "what", "why"}],
+     "appliance": {"generation", "shr", ...} or null, "findings": [{"severity", "kind", "text", "volume", "at"}]}
+    NODE = {"name", "size", "state": "known" | "unknown" | "damaged" | "member", "kind", "title", "facts",
+            "used_bytes", "parts": [{"start", "end", "role", "label", "node"}]}
+
+All sizes and positions are in bytes; `start` and `end` are half-open and count from the start of the node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from onebay import __version__
+from onebay.block import DeviceVolume
+from onebay.layer import Value
+from onebay.ops.bootpaths import boot_paths
+from onebay.table import Table, dsm
+from onebay.tree import Tree, discover
+
+if TYPE_CHECKING:
+    from onebay.block import Volume
+    from onebay.layer import Layer
+
+FORMAT = 1
+Document = dict[str, Value]
+
+
+def inspect(disk: Volume) -> Document:
+    """Look at a disk and return the document; nothing is written and no allocation map is walked."""
+    tree = discover([disk])
+    table = tree.on(disk)
+    head: Document = {"name": disk.name, "size": disk.size, "sector_size": disk.sector_size}
+    if isinstance(disk, DeviceVolume):
+        head.update(disk.identity)
+    generation = dsm.generation(table) if isinstance(table, Table) else None
+    return {
+        "onebay": __version__,
+        "format": FORMAT,
+        "disk": head,
+        "tree": node(tree, disk),
+        "boot": [as_value(path) for path in boot_paths(tree)],
+        "appliance": as_value(generation) if generation else None,
+        "findings": [as_value(finding) for finding in tree.all_findings()],
+    }
+
+
+def as_value(record: object) -> Document:
+    """Return a dataclass as a JSON object."""
+    return dict(asdict(record))  # type: ignore[call-overload]
+
+
+def node(tree: Tree, volume: Volume) -> Document:
+    """Return what stands on a volume, and on what stands there."""
+    found: Document = {"name": volume.name, "size": volume.size}
+    suspect = next((suspect for suspect in tree.suspects if suspect.volume is volume), None)
+    layer = tree.on(volume)
+    if suspect is not None:
+        found |= {"state": "damaged", "kind": suspect.kind, "title": suspect.kind, "evidence": suspect.evidence}
+    elif layer is None:
+        found |= {"state": "unknown"}
+    else:
+        first = layer.below[0] is volume
+        found |= {
+            "state": "known" if first else "member",
+            "kind": layer.kind,
+            "title": layer.title,
+            "facts": dict(layer.facts()) if first else {},
+            "used_bytes": layer.used_bytes(),
+        }
+        if first:
+            found["parts"] = list(parts(tree, layer))
+    return found
+
+
+def parts(tree: Tree, layer: Layer) -> list[Value]:
+    """Return partitions with the gaps between them, or the volumes that a group offers."""
+    if not isinstance(layer, Table):
+        return [
+            {"start": None, "end": None, "role": "volume", "label": above.name, "node": node(tree, above)}
+            for above in layer.above
+        ]
+    found: list[tuple[int, int, Document]] = []
+    for part in layer.partitions:
+        facts: Document = {
+            "start": part.start,
+            "end": part.start + part.size,
+            "role": "extended" if part.is_extended else "partition",
+            "label": f"p{part.number}",
+            "type": part.type,
+            "type_name": part.type_name,
+            "uuid": part.uuid,
+            "partition_name": part.name,
+            "active": part.active,
+        }
+        if not part.is_extended:
+            facts["node"] = node(tree, part.volume)
+        found.append((part.start, 0 if part.is_extended else 1, facts))
+    for gap in layer.gaps():
+        found.append((gap.start, 2, {"start": gap.start, "end": gap.end, "role": "gap", "label": gap.kind}))
+    return [facts for _, _, facts in sorted(found, key=lambda item: item[:2])]

@@ -1,0 +1,108 @@
+"""Plan, then act: a `Planner` rehearses steps on an overlay, `execute` carries a finished plan out.
+
+Layers speak in their own coordinates; the planner lowers every step to the disk, so that a plan is a list of
+writes with absolute offsets that can be printed, replayed and cut at any point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from onebay.base.error import Error, Refused
+from onebay.base.event import Began, Ended, Moved, silent
+from onebay.base.step import Copy, Flush, Step, Write, Zero, apply
+from onebay.block import Overlay, Volume, locate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from onebay.base.event import Report
+
+__all__ = ["Plan", "Planner", "execute"]
+
+
+@dataclass
+class Plan:
+    """What `verb` would do to `disk`: steps in order, and remarks for the user."""
+
+    verb: str
+    disk: Volume
+    steps: list[Step] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the plan writes."""
+        return sum(step.size for step in self.steps if not isinstance(step, Flush))
+
+    def lines(self) -> Iterator[str]:
+        """Yield the plan as text, consecutive steps of one purpose on one line."""
+        last, count, start, size = "", 0, 0, 0
+        for step in [*self.steps, None]:
+            why = step.why if isinstance(step, Write | Zero | Copy) else ""
+            if last and (why != last):
+                times = f", {count} writes" if count > 1 else ""
+                yield f"at {start:#x}: {last} ({size} bytes{times})"
+                count = size = 0
+            if isinstance(step, Write | Zero | Copy):
+                start = step.at if count == 0 else min(start, step.at)
+                count, size = count + 1, size + step.size
+            last = why
+
+
+class Planner:
+    """Collects steps for `disk`; `view` shows the disk as it will be after them."""
+
+    def __init__(self, verb: str, disk: Volume) -> None:
+        self.plan = Plan(verb, disk)
+        self.view = Overlay(disk)
+
+    def add(self, steps: Iterable[Step], *, rehearse: bool = True) -> None:
+        """Take steps whose volumes stand on `view`, rehearse them there and lower them to the disk."""
+        for step in steps:
+            if rehearse:
+                apply(step)
+            self.plan.steps.extend(self.lowered(step))
+
+    def lowered(self, step: Step) -> Iterator[Step]:
+        """Yield the step in coordinates of the disk."""
+        disk = self.plan.disk
+        if isinstance(step, Flush):
+            yield Flush(disk)
+            return
+        assert isinstance(step.volume, Volume), step.volume
+        done = 0
+        for piece in locate(step.volume, step.at, step.at + step.size):
+            if piece.volume is not self.view:
+                raise Refused("the step lies on another disk", volume=piece.volume.name, at=piece.at)
+            match step:
+                case Write():
+                    yield Write(disk, piece.at, step.data[done : done + piece.size], step.why)
+                case Zero():
+                    yield Zero(disk, piece.at, piece.size, step.why)
+                case Copy():
+                    yield Copy(step.source, step.source_at + done, disk, piece.at, piece.size, step.why)
+            done += piece.size
+
+
+def execute(plan: Plan, *, report: Report = silent) -> None:
+    """Carry out a plan; an error afterwards says up to which step the disk was written and how to go on."""
+    total = len(plan.steps)
+    report(Began(plan.verb, plan.disk.name, plan.size))
+    done = 0
+    for number, step in enumerate(plan.steps):
+        try:
+            apply(step)
+        except Error as error:
+            if number:
+                error.state = (
+                    f"written up to step {number} of {total}; run the same command again to complete it"
+                )
+            raise
+        if not isinstance(step, Flush):
+            done += step.size
+            report(Moved(plan.verb, done))
+    if total:
+        plan.disk.flush()
+    report(Ended(plan.verb, 0.0, f"{total} steps"))
