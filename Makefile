@@ -1,0 +1,27 @@
+# One entry point for people. Every target does its own set-up on a fresh Debian 12 or 13 machine (root for apt).
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## apt packages, virtual environment, onebay in it
+	@scripts/setup
+
+demo: setup ## the whole story on the sample appliance, in a few minutes
+	.venv/bin/onebay demo
+
+check: setup ## seconds: ruff, mypy, import order, unit tests
+	$(PYTEST) -q tests/style tests/unit
+
+test: setup ## minutes: what CI runs
+	$(PYTEST) -q
+
+vm: setup ## the whole boot matrix: layouts x firmware x buses
+	$(PYTEST) -q -m vm --matrix tests/vm
+
+clean: ## remove the virtual environment and caches inside the checkout
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+.PHONY: help setup demo check test vm clean
