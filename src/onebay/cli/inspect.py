@@ -1,0 +1,38 @@
+"""onebay inspect: the layer tree, gaps, boot paths and findings of a disk."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from onebay.base.error import Refused
+from onebay.block import open_disk
+from onebay.cli import picture
+from onebay.cli.options import PATH, json_option, sector_option
+from onebay.cli.svg import svg as draw
+from onebay.ops.inspect import inspect
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("disk", type=PATH)
+@json_option
+@click.option("--svg", type=PATH, metavar="FILE", help="Draw the disk into FILE.")
+@sector_option
+def command(disk: Path, as_json: bool, svg: Path | None, sector_size: str | None) -> None:
+    """Show what is on DISK, a block device or an image file, without writing anything to it."""
+    document = inspect(open_disk(disk, sector_size=int(sector_size) if sector_size else None))
+    if svg is not None:
+        try:
+            svg.write_text(draw(document), "utf-8")
+        except OSError as error:
+            raise Refused(f"cannot write the picture: {error.strerror}", volume=str(svg)) from error
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for line in picture.text(document):
+            click.echo(line)
