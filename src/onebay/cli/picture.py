@@ -92,7 +92,8 @@ def tree(node: Document, depth: int) -> Iterator[str]:
     for part in node.get("parts", []):
         if part["role"] == "gap":
             size = human(part["end"] - part["start"])
-            yield f"{pad}  {click.style(f'free  {size} at {part["start"]:#x} ({part["label"]})', dim=True)}"
+            line = f"free  {size} at {part['start']:#x} ({part['label']})"
+            yield f"{pad}  {click.style(line, dim=True)}"
             continue
         if part["role"] == "volume":
             yield f"{pad}  {part['label']}  {human(part['node']['size'])}"

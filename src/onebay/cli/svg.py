@@ -1,4 +1,4 @@
-"""Draw the document of `inspect` as a stand-alone SVG: one row a level, to scale, small parts kept visible."""
+"""Draw the document of `inspect` as a stand-alone SVG, to scale, one row a level."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Drawing:
         shown = escape(label) if width > 7 * len(label) else ""
         self.boxes.append(
             f"<g><title>{escape(detail)}</title>"
-            f'<rect x="{x:.1f}" y="{y}" width="{max(width, 1.5):.1f}" height="{ROW - 6}" fill="{ink}" stroke="#fff"/>'
+            f'<rect x="{x:.1f}" y="{y}" width="{max(width, 1.5):.1f}" height="{ROW - 6}" '
+            f'fill="{ink}" stroke="#fff"/>'
             f'<text x="{x + 5:.1f}" y="{y + 25}">{shown}</text></g>'
         )
 
