@@ -3,7 +3,8 @@
     {"onebay": "0.1.0", "format": 1,
      "disk": {"name", "size", "sector_size", "model"?, "serial"?, "wwn"?},
      "tree": NODE, "boot": [{"firmware", "works", "what", "why"}],
-     "appliance": {"generation", "shr", ...} or null, "findings": [{"severity", "kind", "text", "volume", "at"}]}
+     "appliance": {"name", "shr", ...} or null,
+     "findings": [{"severity", "kind", "text", "volume", "at"}]}
     NODE = {"name", "size", "state": "known" | "unknown" | "damaged" | "member", "kind", "title", "facts",
             "used_bytes", "parts": [{"start", "end", "role", "label", "node"}]}
 
@@ -60,7 +61,8 @@ def node(tree: Tree, volume: Volume) -> Document:
     suspect = next((suspect for suspect in tree.suspects if suspect.volume is volume), None)
     layer = tree.on(volume)
     if suspect is not None:
-        found |= {"state": "damaged", "kind": suspect.kind, "title": suspect.kind, "evidence": suspect.evidence}
+        kind = suspect.kind
+        found |= {"state": "damaged", "kind": kind, "title": kind, "evidence": suspect.evidence}
     elif layer is None:
         found |= {"state": "unknown"}
     else:
@@ -100,6 +102,8 @@ def parts(tree: Tree, layer: Layer) -> list[Value]:
         if not part.is_extended:
             facts["node"] = node(tree, part.volume)
         found.append((part.start, 0 if part.is_extended else 1, facts))
-    for gap in layer.gaps():
-        found.append((gap.start, 2, {"start": gap.start, "end": gap.end, "role": "gap", "label": gap.kind}))
+    found.extend(
+        (gap.start, 2, {"start": gap.start, "end": gap.end, "role": "gap", "label": gap.kind})
+        for gap in layer.gaps()
+    )
     return [facts for _, _, facts in sorted(found, key=lambda item: item[:2])]

@@ -24,8 +24,8 @@ TAIL = 256 << 20  # bytes behind the last partition that a capture keeps (DESIGN
 def needed(tree: Tree, *, everything: bool = False, report: Report = silent) -> ExtentSet:
     """Return the bytes of the disk that an image must hold.
 
-    `everything` keeps the whole tail too. Volumes that nobody recognised, damaged ones, and layers that do not
-    trust their own allocation records are kept whole; each of these is reported.
+    `everything` keeps the whole tail too. Volumes that nobody recognised, damaged ones, and layers that do
+    not trust their own allocation records are kept whole; each of these is reported.
     """
     disk = tree.disks[0]
     wanted: dict[int, ExtentSet] = {}
