@@ -41,6 +41,7 @@ if [ -e /onebay/programs ]; then
         done
     done
 fi
-(cd "$tree" && find . | sort | /bin/busybox cpio -o -H newc 2>/dev/null) > /boot/onebay.initrd
+(cd "$tree" && find . | sort | /bin/busybox cpio -o -H newc 2>/dev/null) > /boot/onebay.cpio
+gzip -9 -n < /boot/onebay.cpio > /boot/onebay.initrd
 cp "$kernel" /boot/onebay.vmlinuz
 rm -rf "$tree"

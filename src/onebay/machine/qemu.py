@@ -94,7 +94,7 @@ def drive_argv(drive: Drive, number: int) -> list[str]:
 def machine_argv(machine: Machine, *, serial: Path, socket: Path) -> list[str]:
     """Return the whole command; the serial port is logged to `serial` and offered at `socket`."""
     argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    argv += ["-machine", "q35", "-m", str(machine.memory_mb), "-smp", str(machine.cpus)]
+    argv += ["-machine", "q35,graphics=off", "-m", str(machine.memory_mb), "-smp", str(machine.cpus)]
     kvm = machine.accel == "kvm"
     argv += ["-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "max"]
     argv += ["-chardev", f"socket,id=s0,path={comma(socket)},server=on,wait=off,logfile={comma(serial)}"]
@@ -140,14 +140,17 @@ class Running:
         """How long it has been running."""
         return time.monotonic() - self.began
 
-    def wait(self, text: str | None, timeout: float) -> bool:
-        """Wait until `text` comes or the machine is off; returns whether the text was seen.
+    def wait(self, text: str | None, timeout: float, dead_ends: Sequence[str] = ()) -> bool:
+        """Wait until `text` or one of `dead_ends` comes, or the machine is off; returns whether `text` came.
 
         Raises ToolFailed when QEMU itself fails.
         """
         while not (over := self.ended()) and self.seconds() < timeout:
-            if text is not None and text in self.output():
+            output = self.output()
+            if text is not None and text in output:
                 return True
+            if any(end in output for end in dead_ends):
+                return False
             time.sleep(0.1)
         if over and self.process.returncode:
             last = self.messages.read_text("utf-8", "replace").strip().splitlines()[-4:]
@@ -158,12 +161,11 @@ class Running:
         """End the machine, which is our own child; nothing else is touched."""
         if not self.ended():
             self.process.terminate()
-            try:
-                self.process.wait(5)
-            except TimeoutError:  # pragma: no cover - a stuck KVM guest
+            deadline = time.monotonic() + 5
+            while not self.ended() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if not self.ended():
                 self.process.kill()
-        if not self.ended():
-            self.process.kill()
         self.process.wait()
 
 

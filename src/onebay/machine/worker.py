@@ -40,6 +40,7 @@ PACKAGES = (
     "rsync cryptsetup-bin file python3-minimal"
 )
 MODULES = "virtio_pci virtio_blk ext4 overlay"
+SCRIPTS = ("worker-init.sh", "initramfs.sh")
 BEGIN = "onebay-job: begin"
 END = "onebay-job: end "
 
@@ -92,23 +93,33 @@ def initramfs_hooks(init: Path, script: Path, modules: str, programs: str, out: 
     ]
 
 
+def recipe(sources: debian.Sources) -> dict[str, str]:
+    """Return all that the worker's files depend on."""
+    scripts = {name: resource(name) for name in SCRIPTS}
+    return {
+        "sources": repr(sources),
+        "packages": PACKAGES,
+        "modules": MODULES,
+        "excluded": " ".join(debian.EXCLUDED),
+        **scripts,
+    }
+
+
 def worker(cache: Path, *, report: Report = silent) -> Worker:
     """Return the worker, built into `cache` where it is not there yet."""
     sources = debian.host_sources()
-    scripts = {name: resource(name) for name in ("worker-init.sh", "initramfs.sh")}
-    recipe = {"sources": repr(sources), "packages": PACKAGES, "modules": MODULES, **scripts}
-    recipe["excluded"] = " ".join(debian.EXCLUDED)
+    parts = recipe(sources)
 
     def build(folder: Path) -> None:
         report(Began("worker", "a Debian worker from packages"))
         began = time.monotonic()
-        for name, text in scripts.items():
-            (folder / name).write_text(text, "utf-8")
+        for name in SCRIPTS:
+            (folder / name).write_text(parts[name], "utf-8")
         hooks = initramfs_hooks(folder / "worker-init.sh", folder / "initramfs.sh", MODULES, "", folder)
         debian.bootstrap(folder / "root.ext2", PACKAGES.split(), sources, hooks=hooks)
         report(Ended("worker", time.monotonic() - began))
 
-    folder = built(cache, "worker", recipe_key(recipe), build)
+    folder = built(cache, "worker", recipe_key(parts), build)
     return Worker(folder / "root.ext2", folder / "vmlinuz", folder / "initrd")
 
 
