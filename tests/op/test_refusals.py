@@ -41,7 +41,9 @@ def test_mounted(loop: Path, tmp_path: Path) -> None:
     try:
         with pytest.raises(Refused, match=f"mounted on {point}"):
             open_disk(loop, writable=True)
-        assert open_disk(loop).size == 16 << 20  # looking is allowed
+        reading = open_disk(loop)
+        assert reading.size == 16 << 20  # looking is allowed
+        reading.close()
     finally:
         tool("umount", point)
     open_disk(loop, writable=True).close()
@@ -68,8 +70,11 @@ def test_file_behind_a_loop_device(loop: Path, tmp_path: Path) -> None:
 @root
 def test_read_only_device(loop: Path) -> None:
     tool("blockdev", "--setro", loop)
-    with pytest.raises(Refused, match="read-only"):
-        open_disk(loop, writable=True)
+    try:
+        with pytest.raises(Refused, match="read-only"):
+            open_disk(loop, writable=True)
+    finally:
+        tool("blockdev", "--setrw", loop)  # a loop device remembers it for its next owner
 
 
 @root
