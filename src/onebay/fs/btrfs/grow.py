@@ -1,0 +1,127 @@
+"""Growing a btrfs offline: three numbers, in an order that survives a power cut after any write.
+
+What changes: `total_bytes` in every superblock, `dev_item.total_bytes` there, and the same in the DEV_ITEM of
+the chunk tree. Nothing else: new space on the device is unallocated, so no dev extent, block group or free
+space entry speaks of it. Superblock mirrors whose place comes inside the device are written as new ones.
+
+The order, by what linux 6.18 fs/btrfs/volumes.c accepts (read_one_dev: the device item's size may be at most
+that of the block device; btrfs_read_chunk_tree: the superblock's may be at most... larger than, never below,
+the sum of device items) and btrfs-progs 6.2 check/main.c (is_super_size_valid: larger is a warning):
+
+1. mirrors in new space, then the other mirrors, then the first superblock. Every field that changes lies in
+   its first 218 bytes, so in one sector: a torn write leaves the old superblock or the new one.
+2. the leaf with the device item, one copy at a time with a barrier between. The generation stays, so its
+   parent stays right. A torn copy fails its checksum and the kernel reads the other one; a bad copy is
+   written first. With a single copy (profile SINGLE) the checksum and the item lie in different sectors, and
+   no order helps: that write is marked "critical:", which asks the executor for a redo journal.
+
+Running again after a cut finds the device item too small, and writes everything anew.
+
+Not done: a copy-on-write of the leaf. It would need the extent tree, the free space tree and their own paths
+changed by hand, in order to protect a write that a journal protects as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onebay.base.error import Damaged, Inconsistent, Unsupported
+from onebay.base.step import Flush, Write
+from onebay.fs.btrfs.csum import sealed
+from onebay.fs.btrfs.read import BEYOND
+from onebay.fs.btrfs.read import Step as Visit
+from onebay.fs.btrfs.record import (
+    CHUNK_TREE,
+    COMPAT_RO,
+    DEV_ITEM,
+    SUPER,
+    SUPER_FLAG_SEEDING,
+    SUPER_PLACES,
+    SUPER_SIZE,
+    Super,
+    unknown,
+)
+
+if TYPE_CHECKING:
+    from onebay.base.step import Step
+    from onebay.block.volume import Volume
+    from onebay.fs.btrfs.chunk import Space
+    from onebay.fs.btrfs.read import Reader
+
+BY_ITSELF = "the appliance grows its file system itself once it sees the larger volume"
+
+
+def plan_grow(
+    volume: Volume, sb: Super, reader: Reader | None, space: Space | None, reason: str | None
+) -> list[Step]:
+    """Return the steps that make the file system fill `volume`, none where it does.
+
+    Raises Unsupported where `reason` says that the file system is not fully understood, and Inconsistent
+    where it is larger than its volume.
+    """
+    if space is not None and space.device.total_bytes > volume.size:
+        raise Inconsistent(
+            "the file system is larger than its volume",
+            volume=volume.name,
+            expected=f"<= {volume.size}",
+            found=space.device.total_bytes,
+        )
+    refuse(volume, sb, reason)
+    assert reader is not None
+    assert space is not None
+    size = volume.size // sb.sectorsize * sb.sectorsize
+    if size <= space.device.total_bytes:
+        return []
+    return [*super_steps(volume, sb, space, size), *leaf_steps(volume, reader, space, size)]
+
+
+def refuse(volume: Volume, sb: Super, reason: str | None) -> None:
+    """Raise Unsupported where we must not write to this file system."""
+    why = reason
+    if why is None and (bits := unknown(sb.compat_ro_flags, COMPAT_RO)):
+        why = f"unknown compat_ro feature bits {' '.join(bits)}"
+    if why is None and sb.flags & SUPER_FLAG_SEEDING:
+        why = "it is a seed device, which is read-only"
+    if why is not None:
+        raise Unsupported(f"btrfs cannot be grown from outside: {why}", volume=volume.name, hint=BY_ITSELF)
+
+
+def super_steps(volume: Volume, sb: Super, space: Space, size: int) -> list[Step]:
+    """Return the writes of all superblocks of a device of `size` bytes, the first one last."""
+    item = DEV_ITEM.unpack(sb.dev_item)
+    new = SUPER.pack(sb, total_bytes=size, dev_item=DEV_ITEM.pack(item, total_bytes=size))
+    record = SUPER.unpack(new)
+    steps: list[Step] = []
+    for at in reversed(SUPER_PLACES):
+        # The kernel's own rule (btrfs_sb_offset): a mirror must end before the last byte.
+        if at + SUPER_SIZE >= size:
+            continue
+        fresh = at + SUPER_SIZE >= space.device.total_bytes
+        if fresh and any(start < at + SUPER_SIZE and end > at for start, end, _ in space.map.stripes()):
+            raise Unsupported("a chunk lies where a superblock mirror belongs", volume=volume.name, at=at)
+        raw = sealed(sb.csum_type, SUPER.pack(record, bytenr=at))
+        why = "new mirror of the superblock" if fresh else "superblock"
+        if at == SUPER_PLACES[0]:
+            steps.append(Flush(volume))
+        steps.append(Write(volume, at, raw, f"btrfs: {why}: size {size}"))
+    steps.append(Flush(volume))
+    return steps
+
+
+def leaf_steps(volume: Volume, reader: Reader, space: Space, size: int) -> list[Step]:
+    """Return the writes of every copy of the leaf with the device item, bad copies first."""
+    visit = Visit(space.device_block, 0, space.generation, CHUNK_TREE, None, BEYOND)
+    copies = sorted(reader.copies(visit), key=lambda copy: copy.fault is None)
+    good = copies[-1]
+    if good.fault is not None:
+        raise Damaged("no good copy of the device item", volume=volume.name, at=good.at)
+    leaf = bytearray(good.raw)
+    at = space.device_at
+    leaf[at : at + DEV_ITEM.size] = DEV_ITEM.pack(space.device, total_bytes=size)
+    raw = sealed(reader.sb.csum_type, leaf)
+    critical = "critical: " if len(copies) == 1 else ""
+    steps: list[Step] = []
+    for copy in copies:
+        steps.append(Write(volume, copy.at, raw, f"{critical}btrfs: device item: size {size}"))
+        steps.append(Flush(volume))
+    return steps
