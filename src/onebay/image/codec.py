@@ -1,22 +1,20 @@
 """Bounded use of zstd: frame headers, lengths of frames, decoding to a known size, frames of zeros.
 
-Sources: RFC 8878 section 3.1.1. libzstd never starts a frame with an RLE block because zstd <= 1.4.3 cannot read
-that (lib/compress/zstd_compress.c), so frames of zeros are made by it and not by hand.
+Source: RFC 8878 section 3.1.1. libzstd never starts a frame with an RLE block because zstd <= 1.4.3 cannot
+read that (lib/compress/zstd_compress.c), so frames of zeros are made by it and not by hand.
 """
 
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import zstandard
 
 from onebay.base.error import BadChecksum, BadMagic, Damaged, Inconsistent, Truncated
 from onebay.image.record import MAX_STORED, MAX_WINDOW, UNIT, ZSTD_MAGIC
 
-if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined]  # 3.12; only a name here
-
+Buffer = bytes | bytearray | memoryview
 BLOCK = 128 << 10
 # Distinct encodings of zero frames that are remembered; a hostile image has no more than it has bytes.
 REMEMBERED = 64

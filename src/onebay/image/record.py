@@ -221,5 +221,7 @@ def frame_size(shift: int, at: int, disk_size: int, number: int, name: str) -> i
     if at + size <= disk_size:
         return size
     if shift or at >= disk_size:
-        raise Damaged(f"frame {number} ends beyond the disk", volume=name, expected=disk_size, found=at + size)
+        raise Damaged(
+            f"frame {number} ends beyond the disk", volume=name, expected=disk_size, found=at + size
+        )
     return disk_size - at
