@@ -1,11 +1,11 @@
 """Make a GRUB configuration of the boot disk work on the folded disk: every reference to a partition follows.
 
-What is rewritten: `search` in all its forms (always to the new file system UUID; labels may meet twice when the
-old boot disk is still plugged in, device numbers depend on the machine), `(hd0,msdos1)` and `hd0,1` names (to a
-variable that the first configuration file sets after a search by UUID), UUID=, LABEL= and PARTUUID= of kernel
-arguments, and everything that would load modules of another build: `$prefix`, `insmod` with a path, and the
-implicit place of `load_env` and `save_env`. Device hd0 is the boot disk, as under every BIOS that booted from it.
-What cannot be resolved is left as it is and listed.
+What is rewritten: `search` in all its forms (always to the new file system UUID; labels may meet twice when
+the old boot disk is still plugged in, device numbers depend on the machine), `(hd0,msdos1)` and `hd0,1` names
+(to a variable that the first configuration file sets after a search by UUID), UUID=, LABEL= and PARTUUID= of
+kernel arguments, and all that would load modules of another build: `$prefix`, `insmod` with a path, and
+the implicit place of `load_env` and `save_env`. Device hd0 is the boot disk, as under every BIOS that booted
+from it. What cannot be resolved is left as it is and listed.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ LONG = {"--file": "file", "--label": "label", "--fs-uuid": "uuid"}
 class Place:
     """One partition of the boot disk, and where its content is on the folded disk.
 
-    `uuid`, `label` and `partuuid` are what old references say ("" where it has none); `variable` names the GRUB
-    variable that holds its device; `has` tells whether a path is on it.
+    `uuid`, `label` and `partuuid` are what old references say ("" where it has none); `variable` names the
+    GRUB variable that holds its device; `has` tells whether a path is on it.
     """
 
     number: int
@@ -65,8 +65,8 @@ class Rewritten:
     """A configuration with its references replaced.
 
     `changes` and `warnings` are lines with places; `sources` are files that it reads in turn, as (variable of
-    the partition, "" for the present root, PREFIX for the folder of grub.cfg; path); `roots` are numbers of boot
-    disk partitions that a kernel gets as its root file system; `names` are the commands it uses.
+    the partition, "" for the present root, PREFIX for the folder of grub.cfg; path); `roots` are numbers of
+    boot disk partitions that a kernel gets as its root file system; `names` are the commands it uses.
     """
 
     data: bytes
@@ -138,25 +138,29 @@ class Rewriter:
             words = words[1:]
         name = words[0].literal or ""
         self.names.add(name)
-        if name == "search" or name in SEARCH:
-            self.search(words, SEARCH.get(name))
-        elif name in KERNELS:
-            for word in words[2:]:
-                self.argument(word)
-        elif name in ("load_env", "save_env"):
-            self.environment(words)
-        elif name == "insmod":
-            for word in words[1:]:
-                self.module(word)
-        elif name in SOURCES:
-            for word in words[1:2]:
-                self.source(word)
-        elif name in ("set", "export") or "=" in name:
-            for word in words if "=" in name else words[1:]:
-                self.assignment(word)
+        self.special(name, words)
         for word in words:
             if word.start not in self.done:
                 self.word(word)
+
+    def special(self, name: str, words: Sequence[Word]) -> None:
+        """Treat the words whose meaning depends on the command's name."""
+        if name == "search" or name in SEARCH:
+            self.search(words, SEARCH.get(name))
+        elif name in ("load_env", "save_env"):
+            self.environment(words)
+        else:
+            treat, treated = self.argument, words[2:]
+            if name == "insmod":
+                treat, treated = self.module, words[1:]
+            elif name in SOURCES:
+                treat, treated = self.source, words[1:2]
+            elif name in ("set", "export") or "=" in name:
+                treat, treated = self.assignment, words
+            elif name not in KERNELS:
+                treated = words[:0]
+            for word in treated:
+                treat(word)
 
     def place(self, kind: str, value: str) -> Place | None:
         """Find the partition that a file system UUID, a label, a path or a partition UUID stands for."""
@@ -299,16 +303,16 @@ class Rewriter:
 
     def devices(self, part: Part) -> str:
         """Replace (hd0,msdos1) inside a part; return what is left of its text."""
-        shift = part.start + (1 if part.kind == "single" else 0)
         left = part.text
+        shift = part.start + (part.kind == "single")
+        # inside single quotes nothing expands: they are closed around the variable
+        opening, closing = ("'\"", "\"'") if part.kind == "single" else ("", "")
         for match in IN_PARENTHESES.finditer(part.text):
             place = self.numbered(match[1], match[2])
             if place is None:
                 continue
-            new = f"(${{{place.variable}}})"
-            self.replace(
-                shift + match.start(), shift + match.end(), f"'\"{new}\"'" if part.kind == "single" else new
-            )
+            new = f"{opening}(${{{place.variable}}}){closing}"
+            self.replace(shift + match.start(), shift + match.end(), new)
             left = left.replace(match[0], "")
         return left
 
@@ -328,5 +332,5 @@ def by_uuid(text: str) -> str:
 
 
 def rewrite(config: Config, places: Sequence[Place]) -> Rewritten:
-    """Rewrite every reference to a partition of the boot disk; raises nothing: what stays is in `warnings`."""
+    """Rewrite every reference to a partition of the boot disk; what cannot follow is in `warnings`."""
     return Rewriter(config, places).run()
