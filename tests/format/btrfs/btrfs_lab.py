@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from onebay.base import tool
-from onebay.block import FileVolume, open_disk
+from onebay.block import FileVolume
 from onebay.fs.btrfs import BtrfsFs, probe
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def manifest(root: Path) -> dict[str, tuple[int, int, str]]:
 
 def load(image: Path, *, writable: bool = False) -> BtrfsFs:
     """Open and probe an image that must be a good btrfs."""
-    found = probe(open_disk(image, writable=writable))
+    found = probe(FileVolume(image, writable=writable))
     assert isinstance(found, BtrfsFs), found
     return found
 
