@@ -4,7 +4,7 @@ One table of kinds, each with the magics that all must match; a negative place c
 volume. Where identities are cheap to read, `facts` shows them. Nothing here is parsed further, nothing here
 is ever written.
 
-Sources: util-linux v2.40 libblkid/src/superblocks/*.c for places and magics; ECMA-119, ECMA-167; Linux headers
+Sources: util-linux v2.40 libblkid/src/superblocks/*.c for places and magics; ECMA-119 and 167; Linux headers
 of f2fs, erofs, squashfs, jfs, reiserfs, bcache; the exFAT specification; Apple TN1150.
 """
 
