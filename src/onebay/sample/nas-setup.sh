@@ -1,0 +1,35 @@
+#!/bin/sh
+# Runs in the sample appliance's new root, once: what a NAS has that Debian's packages alone do not.
+set -eu
+echo NAS > /etc/hostname
+printf '127.0.0.1 localhost\n127.0.1.1 NAS\n' > /etc/hosts
+passwd -d root > /dev/null
+printf 'DEVICE partitions\nHOMEHOST <ignore>\n' > /etc/mdadm/mdadm.conf
+printf '[Match]\nName=en*\n[Network]\nDHCP=yes\n' > /etc/systemd/network/lan.network
+cat > /etc/samba/smb.conf << 'END'
+[global]
+server role = standalone server
+disable netbios = yes
+load printers = no
+[volume1]
+path = /volume1
+read only = no
+END
+cat > /etc/systemd/system/onebay-manifest.service << 'END'
+[Unit]
+Description=Check every file of the data volume
+After=local-fs.target
+[Service]
+Type=oneshot
+ExecStart=/usr/local/sbin/onebay-manifest
+[Install]
+WantedBy=multi-user.target
+END
+chmod 755 /usr/local/sbin/onebay-manifest
+mkdir -p /volume1
+systemctl enable --quiet onebay-manifest.service systemd-networkd.service ssh.service smbd.service
+systemctl disable --quiet systemd-networkd-wait-online.service
+systemctl mask --quiet samba-ad-dc.service nmbd.service mdmonitor.service lvm2-monitor.service \
+    apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service e2scrub_all.timer dpkg-db-backup.timer \
+    mdmonitor-oneshot.timer mdcheck_start.timer mdcheck_continue.timer systemd-pstore.service
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
