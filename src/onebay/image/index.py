@@ -34,7 +34,6 @@ from onebay.image.record import (
     PageEntry,
     PageHead,
     RootHead,
-    State,
     frame_size,
     parse_kind,
     parse_skip,
@@ -139,10 +138,11 @@ def page_frames(columns: bytes, number: int, root: Root, name: str) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A checked root: head, page table, and the digest that names the image."""
+    """A checked root: head, page table, its whole length in bytes, and the digest that names the image."""
 
     head: RootHead
     pages: tuple[PageEntry, ...]
+    size: int
     digest: bytes
 
 
@@ -169,7 +169,7 @@ def parse_root(raw: bytes, at: int, name: str) -> Root:
     table = memoryview(raw)[SKIP_HEADER.size + ROOT_HEAD.size : -SHA]
     pages = tuple(PAGE_ENTRY.unpack_all(table))
     check_root(head, pages, len(table), at, name)
-    return Root(head, pages, digest)
+    return Root(head, pages, length, digest)
 
 
 def check_root(head: RootHead, pages: tuple[PageEntry, ...], table_size: int, at: int, name: str) -> None:
@@ -235,6 +235,14 @@ def seek_table_size(count: int) -> int:
     return SKIP_HEADER.size + count * SEEK_ENTRY.size + SEEK_FOOTER.size
 
 
-def kind_state(kind: int) -> State:
-    """Return the state in a checked kind."""
-    return State(kind & 3)
+def check_stored(frame: Frame, stored: bytes | memoryview, name: str) -> None:
+    """Raise BadChecksum where stored bytes are not what the index says."""
+    found = sha256(stored).digest()
+    if len(stored) != frame.stored_size or found != frame.stored_sha:
+        raise BadChecksum(
+            f"frame {frame.number}",
+            volume=name,
+            at=frame.stored_at,
+            expected=frame.stored_sha,
+            found=found,
+        )
