@@ -49,7 +49,8 @@ def built(cache: Path, name: str, key: str, build: Callable[[Path], None]) -> Pa
             build(part)
             part.chmod(0o755)
             part.rename(final)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+        finally:
+            shutil.rmtree(
+                part, ignore_errors=True
+            )  # of a build that failed; nothing is there after the rename
     return final

@@ -15,9 +15,9 @@ from onebay.base import tool
 from onebay.base.error import Missing, ToolFailed, Unsupported
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from subprocess import Popen
 
 Bus = Literal["virtio", "sata", "nvme", "usb"]
 Accel = Literal["kvm", "tcg"]
@@ -121,7 +121,7 @@ def machine_argv(machine: Machine, *, serial: Path, socket: Path) -> list[str]:
 class Running:
     """A virtual machine that runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], serial: Path, socket: Path, messages: Path) -> None:
+    def __init__(self, process: Popen[bytes], serial: Path, socket: Path, messages: Path) -> None:
         self.process = process
         self.serial = serial
         self.socket = socket

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Runs in the sample appliance's new root, once: what a NAS has that Debian's packages alone do not.
 set -eu
+# an installed system, not one about to be: its first boot is over
 echo NAS > /etc/hostname
 printf '127.0.0.1 localhost\n127.0.1.1 NAS\n' > /etc/hosts
+systemd-machine-id-setup > /dev/null
 passwd -d root > /dev/null
 printf 'DEVICE partitions\nHOMEHOST <ignore>\n' > /etc/mdadm/mdadm.conf
 printf '[Match]\nName=en*\n[Network]\nDHCP=yes\n' > /etc/systemd/network/lan.network
