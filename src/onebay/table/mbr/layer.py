@@ -153,7 +153,8 @@ def chain_findings(volume: Volume, ebrs: Sequence[Ebr], partitions: Sequence[Par
 
     if not ebrs:
         add("note", "ebr-missing", "the extended partition has no boot record yet", extended.start)
-    if any(b.lba < a.lba for a, b in pairwise(ebrs)):
+    starts = [part.start for part in partitions if part.inside is not None]
+    if any(after < before for before, after in pairwise(starts)):
         add("warning", "ebr-order", "logical partitions are not in the order of the disk", extended.start)
     for ebr in ebrs:
         if ebr.extra:
