@@ -58,9 +58,8 @@ class DeviceVolume(FileVolume):
         if not self.writable or not ioctl.zero_out(self.fd, at, size):
             Volume.zero(self, at, size)
 
-    def reread_table(self) -> bool:
-        """Ask the kernel to read the partition table again; False where it cannot."""
-        return ioctl.reread_table(self.fd)
+    def settle(self) -> None:
+        ioctl.reread_table(self.fd)  # a kernel that keeps the old one until the next boot is no failure
 
     def resize(self, size: int) -> None:
         """Devices keep their size; raises Refused where another one is asked for."""

@@ -106,6 +106,17 @@ class FileVolume(Volume):
         os.ftruncate(self.fd, size)
         self.size = size
 
+    def busy(self) -> str | None:
+        """Say who uses the disk or a part of it, or None; raises nothing."""
+        return None
+
+    def settle(self) -> None:
+        """Tell the system that the disk has a new partition table."""
+
+    def forget(self) -> None:
+        """Drop what the system caches of the disk, so that the next read asks the medium; flush first."""
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def close(self) -> None:
         """Close the file; the volume cannot be used any more."""
         os.close(self.fd)

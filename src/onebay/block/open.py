@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from onebay.base.error import Missing, Refused, Unsupported
-from onebay.block.device import DeviceVolume, is_device, loop_of
+from onebay.block.device import DeviceVolume, in_use, is_device, loop_of
 from onebay.block.file import FileVolume, open_error
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECTOR_SIZES = (512, 4096)
 # Containers that qemu reads; their first or last sector says so.
@@ -42,7 +39,7 @@ def open_disk(path: Path, *, writable: bool = False, sector_size: int | None = N
         raise Refused("neither a disk image nor a block device", volume=str(path))
     if writable and (loop := loop_of(path)):
         raise Refused(f"the file is attached to {loop}", volume=str(path), hint=f"losetup -d {loop}")
-    volume = FileVolume(path, writable=writable)
+    volume = ImageFile(path, writable=writable)
     if writable:
         lock(volume)
     if volume.size == 0:
@@ -50,6 +47,15 @@ def open_disk(path: Path, *, writable: bool = False, sector_size: int | None = N
     refuse_container(volume)
     volume.sector_size = sector_size or guess_sector_size(volume)
     return volume
+
+
+class ImageFile(FileVolume):
+    """An image file that may be attached to a loop device, and mounted through it."""
+
+    def busy(self) -> str | None:
+        loop = loop_of(Path(self.name))
+        reason = in_use(Path(loop).stat().st_rdev) if loop else None
+        return f"attached to {loop}, {reason}" if reason else None
 
 
 def create_disk(path: Path, size: int, *, sector_size: int = 512) -> FileVolume:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,18 +31,14 @@ sector_option = click.option(
 )
 
 
-class Size(click.ParamType):
-    """A size in bytes with an optional binary unit: 20G, 512M, 16T."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+)([kmgt]?)(i?b)?", value.strip().lower())
-        if not match:
-            self.fail(f"{value!r} is no size; write for example 20G", param, ctx)
-        return int(match[1]) * UNITS[match[2]]
+def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001
+    """Return a size in bytes from digits with an optional binary unit: 20G, 512M, 16T."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+)([kmgt]?)(i?b)?", value.strip().lower())
+    if not match:
+        raise click.BadParameter(f"{value!r} is no size; write for example 20G")
+    return int(match[1]) * UNITS[match[2]]
 
 
 def confirm(volume: Volume, what: str, *, yes: bool) -> None:

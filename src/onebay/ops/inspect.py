@@ -33,7 +33,12 @@ Document = dict[str, Value]
 
 def inspect(disk: Volume) -> Document:
     """Look at a disk and return the document; nothing is written and no allocation map is walked."""
-    tree = discover([disk])
+    return inspect_tree(discover([disk]))
+
+
+def inspect_tree(tree: Tree) -> Document:
+    """Return the document of a tree with one disk."""
+    disk = tree.disks[0]
     table = tree.on(disk)
     head: Document = {"name": disk.name, "size": disk.size, "sector_size": disk.sector_size}
     if isinstance(disk, DeviceVolume):

@@ -64,7 +64,7 @@ def own(layer: Layer, want: Callable[[Volume, ExtentSet], None], *, everything: 
 def outside(table: Table, *, everything: bool) -> ExtentSet:
     """Return what lies in no partition; of the tail only its first 256 MiB unless `everything`."""
     extents = table.outside()
-    tails = [gap for gap in table.gaps() if gap.kind == "tail"]
+    tails = [gap for gap in table.gaps() if gap.kind == "tail" and gap.inside is None]
     if everything or not tails:
         return extents
     cut = ExtentSet.single(tails[-1].start + TAIL, tails[-1].end)

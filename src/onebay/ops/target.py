@@ -90,12 +90,12 @@ class Target:
                 joined.append((start, stop))
         return joined
 
-    def zero(self, at: int, end: int) -> None:
-        """Make what matters of `at..end` read as zeros."""
+    def zero(self, at: int, end: int, *, known_zero: bool) -> None:
+        """Make what matters of `at..end` read as zeros; `known_zero`: it does already."""
         for start, stop in self.late.clip(at, end):
             with self.lock:
                 self.held[start] = bytes(stop - start)
-        for start, stop in self.early.clip(at, end):
+        for start, stop in () if known_zero else self.early.clip(at, end):
             self.disk.zero(start, stop - start)
 
     def same(self, at: int, data: bytes | memoryview) -> bool:

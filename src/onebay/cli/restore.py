@@ -1,0 +1,149 @@
+"""onebay restore: an image to a disk, and grow it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import click
+
+from onebay.base.error import Error, Refused
+from onebay.block import FileVolume, Overlay, create_disk, is_device, open_disk
+from onebay.cli.options import PATH, confirm, dry_run_option, json_option, parse_size, show_plan, yes_option
+from onebay.cli.progress import events_option, human, renderer
+from onebay.image import Image, ImageVolume, Stream
+from onebay.ops.grow import plan_grow
+from onebay.ops.restore import carries_marker, open_image, restore
+from onebay.ops.run import Plan, execute
+from onebay.source import open_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onebay.base.event import Report
+
+
+@click.command()
+@click.argument("image")
+@click.argument("target", type=PATH)
+@click.option(
+    "--size",
+    callback=parse_size,
+    metavar="SIZE",
+    help="Size of TARGET where it is a new file, for example 40G.",
+)
+@click.option("--no-grow", is_flag=True, help="Leave the space behind the image's disk unused.")
+@click.option("--verify", is_flag=True, help="Read everything back before the disk becomes bootable.")
+@click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
+@dry_run_option
+@yes_option
+@json_option
+@events_option
+def command(
+    image: str,
+    target: Path,
+    size: int | None,
+    no_grow: bool,
+    verify: bool,
+    threads: int,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    events: bool,
+) -> None:
+    """Write IMAGE (a file, - or an http(s) URL) to TARGET, a block device or a file, and grow it.
+
+    A restore that was interrupted cannot boot; the same command run again goes on where it stopped.
+    """
+    report = renderer(events=events)
+    with closing(open_source(image)) as source:
+        opened = open_image(source)
+        if dry_run:
+            rehearse(opened, target, size, grow=not no_grow, as_json=as_json)
+            return
+        with closing(open_target(target, size, opened, yes=yes)) as disk:
+            done = restore(opened, disk, verify=verify, threads=threads, report=report)
+            notes = [] if no_grow else grow(disk, report)
+            disk.settle()
+            text = {
+                "target": str(target),
+                "size": disk.size,
+                "written": done.written,
+                "resumed": done.resumed,
+                "seconds": round(done.seconds, 3),
+                "notes": notes,
+            }
+    if as_json:
+        click.echo(json.dumps(text, indent=2))
+        return
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{target}: restored, {human(done.written)} written in {done.seconds:.1f} s")
+
+
+def grow(disk: FileVolume, report: Report) -> list[str]:
+    """Grow a disk that was just restored; return what stays as it is and why."""
+    try:
+        plan = plan_grow(disk)
+        execute(plan, report=report)
+    except Error as error:
+        error.state = f"{disk.name} is restored and whole; only growing it failed (onebay grow tries again)"
+        raise
+    return plan.notes
+
+
+def rehearse(opened: Image | Stream, target: Path, size: int | None, *, grow: bool, as_json: bool) -> None:
+    """Print what a restore would do. Growth is planned on the image itself, so not for a pipe."""
+    room = size or opened.disk_size
+    if target.exists():
+        with closing(open_disk(target, sector_size=opened.manifest.sector_size)) as disk:
+            room = disk.size
+    check_size(target, room, opened.disk_size)
+    plan = Plan("restore", Overlay(open_disk_of(opened), size=room, name=str(target)))
+    plan.notes.append(f"writes {opened.keep.size} bytes that matter of a disk of {opened.disk_size} bytes")
+    if grow and isinstance(opened, Image):
+        growth = plan_grow(plan.disk)
+        plan.steps, plan.notes = growth.steps, plan.notes + growth.notes
+    show_plan(plan, as_json=as_json)
+
+
+def open_disk_of(opened: Image | Stream) -> ImageVolume:
+    """Return the disk inside an image; raises Refused for a pipe, which can be read only once."""
+    if isinstance(opened, Stream):
+        raise Refused("a pipe cannot be looked at and then restored", volume=opened.name)
+    return ImageVolume(opened)
+
+
+def open_target(target: Path, size: int | None, opened: Image | Stream, *, yes: bool) -> FileVolume:
+    """Open or make the target and have it confirmed; raises Refused before anything is written."""
+    need, sector_size = opened.disk_size, opened.manifest.sector_size
+    if not target.exists():
+        check_size(target, size or need, need)
+        return create_disk(target, size or need, sector_size=sector_size)
+    disk = open_disk(target, writable=True, sector_size=None if is_device(target) else sector_size)
+    try:
+        check_size(target, max(size or 0, disk.size), need)
+        if is_device(target):
+            confirm(disk, "overwrite", yes=yes)
+        elif not yes and not carries_marker(disk):
+            raise Refused("exists already", volume=str(target), hint="another name, or --yes to overwrite it")
+        if size is not None and size != disk.size:
+            if size < disk.size:
+                raise Refused("larger than --size", volume=str(target), expected=size, found=disk.size)
+            disk.resize(size)
+    except Error:
+        disk.close()
+        raise
+    return disk
+
+
+def check_size(target: Path, size: int, need: int) -> None:
+    """Raise Refused where the target is too small, saying how small it may be."""
+    if size < need:
+        raise Refused(
+            "the target is too small for this image",
+            volume=str(target),
+            expected=f"at least {need}",
+            found=size,
+        )

@@ -1,0 +1,68 @@
+"""capture: the bytes of a whole disk that matter, as one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from onebay.base.error import Refused
+from onebay.base.event import silent
+from onebay.image import Facts, Summary, write_image
+from onebay.ops.inspect import inspect_tree
+from onebay.ops.need import needed
+from onebay.table import Table
+from onebay.tree import Tree, discover
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onebay.base.event import Report
+    from onebay.base.extent import ExtentSet
+    from onebay.block import FileVolume
+
+SUFFIX = ".raw.zst"
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a capture will hold: the layer tree, and the bytes that matter."""
+
+    disk: FileVolume
+    tree: Tree
+    keep: ExtentSet
+
+
+def look(disk: FileVolume, *, everything: bool = False, report: Report = silent) -> Captured:
+    """Find what an image of `disk` must hold; raises Refused where the disk is in use."""
+    if reason := disk.busy():
+        raise Refused(
+            f"{reason}: it may change while it is read",
+            volume=disk.name,
+            hint="unmount it, or capture from the rescue system",
+        )
+    tree = discover([disk])
+    return Captured(disk, tree, needed(tree, everything=everything, report=report))
+
+
+def capture(
+    captured: Captured, path: Path, *, level: int = 3, threads: int = 2, report: Report = silent
+) -> Summary:
+    """Write the image; `level` is zstd's, 1 to 19. An image that was cut short never has its name.
+
+    Raises Refused where there is no space, and what reading the disk raises.
+    """
+    disk = captured.disk
+    table = captured.tree.on(disk)
+    late = [list(extent) for extent in table.used()[0]] if isinstance(table, Table) else []
+    document = inspect_tree(captured.tree)
+    facts = Facts(
+        name=disk.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        layers=document,
+        smallest_target=disk.size,
+        other={"late": late},
+    )
+    return write_image(
+        disk, path, keep=captured.keep, facts=facts, level=level, threads=threads, report=report
+    )
