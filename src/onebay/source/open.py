@@ -1,0 +1,25 @@
+"""Open what the user named as the place of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onebay.base.error import Unsupported
+from onebay.source.file import open_fd, open_path
+from onebay.source.http import HttpSource
+
+if TYPE_CHECKING:
+    from onebay.source.origin import Source
+
+
+def open_source(text: str) -> Source:
+    """Open a path, "-" (standard input) or an http(s) URL; raises SourceError, Unsupported for other URLs."""
+    if text == "-":
+        return open_fd("standard input", 0)
+    scheme, mark, _ = text.partition("://")
+    if mark and scheme.isalnum():
+        if scheme.lower() in ("http", "https"):
+            return HttpSource(text)
+        raise Unsupported(f"no way to read {scheme}://", volume=text, hint="a path, -, http:// or https://")
+    return open_path(Path(text))
