@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def confirm(volume: Volume, what: str, *, yes: bool) -> None:
         return
     known = ", ".join(f"{key} {value}" for key, value in volume.identity.items())
     click.echo(f"{what} {volume.name} ({human(volume.size)}{', ' + known if known else ''})", err=True)
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise Refused("a block device needs --yes or its name typed", volume=volume.name)
     answer = click.prompt(f"type {volume.name} to go on", default="", show_default=False, err=True)
     if answer != volume.name:
