@@ -1,0 +1,127 @@
+"""onebay fold: put the boot disk into free space of the data disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from onebay.base.error import Refused
+from onebay.block import FileVolume, create_disk, is_device, open_disk
+from onebay.cli.options import (
+    PATH,
+    confirm,
+    dry_run_option,
+    json_option,
+    sector_option,
+    show_plan,
+    yes_option,
+)
+from onebay.cli.progress import events_option, renderer
+from onebay.ops.fold import FoldPlan, plan_fold
+from onebay.ops.run import execute
+
+CHUNK = 1 << 30
+
+
+@click.command()
+@click.option("--boot", type=PATH, required=True, help="The boot disk (USB stick, DOM, loader.img).")
+@click.option("--data", type=PATH, required=True, help="The data disk.")
+@click.option("--output", type=PATH, help="Write a copy of the data disk here and leave both inputs alone.")
+@click.option("--in-place", is_flag=True, help="Work on the data disk itself.")
+@click.option("--table", type=click.Choice(["gpt"]), help="Convert an MBR on the data disk to GPT.")
+@click.option("--keep-ids", is_flag=True, help="Keep the UUIDs of the boot disk's file systems.")
+@dry_run_option
+@yes_option
+@json_option
+@sector_option
+@events_option
+def command(
+    boot: Path,
+    data: Path,
+    output: Path | None,
+    in_place: bool,
+    table: str | None,
+    keep_ids: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    sector_size: str | None,
+    events: bool,
+) -> None:
+    """Fold the boot disk into unpartitioned space of the data disk, so that one disk boots by itself."""
+    if not dry_run and (output is None) == (not in_place):
+        raise click.UsageError("give either --output or --in-place")
+    if output is not None and (output.exists() or is_device(output)):
+        raise Refused("exists already", volume=str(output))
+    wanted = int(sector_size) if sector_size else None
+    with tempfile.TemporaryDirectory(prefix="onebay-") as name:
+        source = open_disk(boot)
+        target = open_disk(data, writable=in_place and not dry_run, sector_size=wanted)
+        plan = plan_fold(source, target, scratch=Path(name), table=table, keep_ids=keep_ids)
+        if dry_run:
+            show_plan(plan, as_json=as_json)
+            return
+        if not as_json:
+            for note in plan.notes:
+                click.echo(note, err=True)
+        report = renderer(events=events)
+        if output is None:
+            if plan.steps:
+                confirm(target, "fold into", yes=yes)
+                execute(plan, report=report)
+        else:
+            carry_out_on_copy(plan, target, output, events=events)
+    if as_json:
+        click.echo(json.dumps(summary(plan, output or data), indent=2))
+    else:
+        click.echo(f"{output or data} boots by itself" if plan.steps else "nothing was written", err=True)
+
+
+def carry_out_on_copy(plan: FoldPlan, source: FileVolume, output: Path, *, events: bool) -> None:
+    """Copy the data disk to `output` and fold there; a failed fold leaves no file behind."""
+    target = create_disk(output, source.size, sector_size=source.sector_size)
+    try:
+        copy_sparse(source, target)
+        plan.retarget(target)
+        execute(plan, report=renderer(events=events))
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
+    finally:
+        target.close()
+
+
+def copy_sparse(source: FileVolume, target: FileVolume) -> None:
+    """Copy a disk into a new file of its size: holes stay holes, blocks are shared where possible.
+
+    Raises Refused where there is no space left.
+    """
+    for start, end in source.data(0, source.size):
+        at = start
+        while at < end:
+            try:
+                done = os.copy_file_range(source.fd, target.fd, min(CHUNK, end - at), at, at)
+            except OSError:
+                done = 0  # another file system, or a block device: by hand
+            if not done:
+                data = source.read(at, min(1 << 20, end - at))
+                target.write(at, data)
+                done = len(data)
+            at += done
+
+
+def summary(plan: FoldPlan, disk: Path) -> dict[str, object]:
+    """Return what was done, for programs."""
+    return {
+        "disk": str(disk),
+        "strategy": plan.strategy,
+        "why": plan.why,
+        "changes": plan.changes,
+        "warnings": plan.warnings,
+        "steps": len(plan.steps),
+        "bytes": plan.size,
+    }
