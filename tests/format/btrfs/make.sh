@@ -1,0 +1,71 @@
+#!/bin/sh
+# Make the golden btrfs images with btrfs-progs 6.14 or later and the kernel: run as root, in this folder, with
+# the test environment's python3 (make_expected.py asks btrfs-progs what the images are).
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+work=$(mktemp -d)
+trap 'umount mnt 2>/dev/null || true; rm -rf "$work"' EXIT
+cd "$work"
+mkdir mnt
+
+fill() { # a little of everything, all of it compressible
+    btrfs subvolume create mnt/sub
+    mkdir mnt/sub/dir
+    i=0
+    while [ $i -lt 40 ]; do
+        yes "file $i" | head -c $((i * i * 37)) > "mnt/sub/dir/$i"
+        i=$((i + 1))
+    done
+    touch mnt/sub/packed
+    btrfs property set mnt/sub/packed compression zstd
+    yes "compress me" | head -c 500000 > mnt/sub/packed
+    fallocate -l 1M mnt/prealloc
+    truncate -s 10M mnt/holes
+    yes "behind a hole" | head -c 10000 >> mnt/holes
+    cp --reflink=always mnt/holes mnt/clone
+    yes "changed" | head -c 5000 | dd of=mnt/clone bs=4096 seek=2560 conv=notrunc status=none
+    sync mnt
+    btrfs subvolume snapshot -r mnt/sub mnt/snap
+    rm mnt/sub/dir/3?
+}
+
+make() { # name mkfs-options...
+    name=$1
+    shift
+    truncate -s 256M "$name.img"
+    mkfs.btrfs -q -L "golden $name" "$@" "$name.img"
+    mount -o loop "$name.img" mnt
+    fill
+    umount mnt
+}
+
+make dup
+make single-sha256 -m single -n 4k --csum sha256
+make mixed-xxhash -M --csum xxhash
+make nodes-64k-blake2 -n 64k --csum blake2
+make block-group-tree -O block-group-tree
+make simple-quota -O squota
+make old -O ^skinny-metadata,^no-holes,^free-space-tree
+make metadata-uuid
+btrfstune -f -m metadata-uuid.img
+make seed
+btrfstune -f -S 1 seed.img
+
+# Cut while mounted: what fsync wrote is in the log tree only.
+make log
+mount -o loop,commit=300 log.img mnt
+yes logged | dd of=mnt/logged bs=100000 count=1 iflag=fullblock conv=fsync status=none
+cp --sparse=always log.img cut.img
+umount mnt
+mv cut.img log.img
+
+truncate -s 160M raid1.img second.img
+first=$(losetup -f --show raid1.img) second=$(losetup -f --show second.img)
+mkfs.btrfs -q -L "golden raid1" -m raid1 -d raid1 "$first" "$second"
+losetup -d "$first" "$second"
+rm second.img
+
+python3 "$here/make_expected.py" ./*.img > "$here/expected.json"
+for image in *.img; do
+    zstd -q -19 -f "$image" -o "$here/$image.zst"
+done
