@@ -10,7 +10,8 @@ setup: ## apt packages, virtual environment, onebay in it
 	@scripts/setup
 
 demo: setup ## the whole story on the sample appliance, in a few minutes
-	.venv/bin/onebay demo
+	@rm -rf build/demo
+	.venv/bin/onebay demo build/demo
 
 check: setup ## seconds: ruff, mypy, import order, unit tests
 	$(PYTEST) -q tests/style tests/unit

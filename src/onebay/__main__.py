@@ -1,0 +1,5 @@
+"""python -m onebay."""
+
+from onebay.cli.main import main
+
+main()
