@@ -49,27 +49,34 @@ mdadm --stop /dev/md77
 losetup -d "$a" "$b" "$c"
 rm raid5-b.img raid5-c.img
 
-# A disk whose last partition ends where the disk ends: the superblock is at the end of both.
-truncate -s 32M disk.img
-printf 'label: dos\nstart=2048, size=28672, type=fd\nstart=32768, type=fd\n' | sfdisk -q disk.img
-loop=$(losetup -f --show -o $((32768 * 512)) disk.img)
-yes | mdadm --create /dev/md77 --run --metadata=0.90 --level=1 --raid-devices=2 "$loop" missing
-mke2fs -q -t ext2 -L trap /dev/md77
-mdadm --stop /dev/md77
-losetup -d "$loop"
-cp --sparse=always disk.img gpt.img
-printf 'label: gpt\nstart=2048, size=2048\nstart=32768, size=32640\n' | sfdisk -q gpt.img
+# Disks whose last partition ends so near the disk's end that the superblock is at the end of both.
+trap() { # name sectors size-of-p2 label type
+    truncate -s $(($2 * 512)) "$1.img"
+    printf 'label: %s\nstart=2048, size=28672, type=%s\nstart=32768, size=%s, type=%s\n' "$4" "$5" "$3" "$5" |
+        sfdisk -q "$1.img"
+    loop=$(losetup -f --show -o $((32768 * 512)) --sizelimit $(($3 * 512)) "$1.img")
+    yes | mdadm --create /dev/md77 --run --metadata=0.90 --level=1 --raid-devices=2 "$loop" missing
+    mke2fs -q -t ext2 -L trap /dev/md77
+    mdadm --stop /dev/md77
+    losetup -d "$loop"
+}
+trap trap-mbr 65536 32768 dos fd
+trap trap-gpt 65636 32835 gpt A19D880F-05FC-4D3B-A006-743F0F84911E
 
+for image in *.img; do zstd -q -19 -f "$image" -o "$out/$image.zst"; done
 python3 - "$out" <<'PY'
 import json, pathlib, subprocess, sys
 found = {}
 for image in sorted(pathlib.Path().glob("*.img")):
-    if image.stem in ("disk", "gpt"):
+    if image.stem.startswith("trap"):
         continue
+    # A loop device, since mdadm reads the bitmap with O_DIRECT, which not every file system can.
+    loop = subprocess.run(["losetup", "-rf", "--show", image], capture_output=True, text=True).stdout.strip()
     # mdadm 4.2 ends with status 1 for arrays that are not running, whatever it printed.
-    export = subprocess.run(["mdadm", "-E", "--export", image], capture_output=True, text=True, check=False)
-    text = subprocess.run(["mdadm", "-E", image], capture_output=True, text=True, check=False).stdout
-    assert export.stdout and text, image
+    export = subprocess.run(["mdadm", "-E", "--export", loop], capture_output=True, text=True)
+    text = subprocess.run(["mdadm", "-E", loop], capture_output=True, text=True).stdout
+    subprocess.run(["losetup", "-d", loop], check=True)
+    assert export.stdout and text, (image, export, text)
     labels = dict(l.strip().split(" : ", 1) for l in text.splitlines() if " : " in l)
     found[image.stem] = {
         "export": dict(l.split("=", 1) for l in export.stdout.splitlines()),
@@ -80,5 +87,4 @@ for image in sorted(pathlib.Path().glob("*.img")):
         found[image.stem]["sha256"] = digest.read_text().strip()
 pathlib.Path(sys.argv[1], "expected.json").write_text(json.dumps(found, indent=1) + "\n")
 PY
-for image in *.img; do zstd -q -19 -f "$image" -o "$out/$image.zst"; done
 cd / && rm -r "$work"

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 HEAD = 512  # the bytes of a superblock that are rewritten: one sector, which a power cut leaves whole
 MAX_CHUNK = 1 << 30
-BLOCK = 8  # sectors
+BLOCK = 8  # sectors: a size that suits any file system
+GRAIN = 2048  # sectors: less than that is what rounding at creation leaves
 NO_BITMAP = "mdadm --grow --bitmap=none, grow, then --bitmap=internal"
 
 
@@ -58,9 +59,9 @@ def plan_fill(array: MdArray, volumes: Sequence[Volume]) -> list[Step]:
     refuse(array)
     wanted = zip(array.members, volumes, strict=True)
     aims = [aim(sb, volume) for sb, volume in wanted if sb in array.in_sync]
-    # A whole number of file system blocks, so that rounding done at creation is not taken for room.
     size = min(aim.data_size for aim in aims) // BLOCK * BLOCK
-    if size <= min(aim.record.size for aim in aims) and not any(moved(aim) for aim in aims):
+    gain = size - min(aim.record.size for aim in aims)
+    if gain < GRAIN and not any(moved(aim) for aim in aims):
         return []
     steps: list[Step] = []
     for each in aims:

@@ -1,8 +1,8 @@
 """From a volume to the one md superblock that describes it: places, checks, and the traps of each.
 
 A superblock at the end of the last partition may stand at the end of the whole disk as well. Two checks keep
-a disk from being taken for a member: a 1.x superblock records its own place; a 0.90 one does not, so a hit
-inside a partition of the volume's own table is that partition's (as util-linux, linux_raid.c, decides).
+a disk from being taken for a member: a 1.x superblock records its own place; a 0.90 one does not, so a
+hit that a partition of the volume's own table explains is that partition's (as util-linux, linux_raid.c).
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def read_0(volume: Volume) -> Superblock | Suspect | None:
     swapped = raw[:4] == SB_MAGIC.to_bytes(4, "big")
     if not swapped and (record.md_magic != SB_MAGIC or record.major_version != 0):
         return None
-    if covered(volume, at):
+    if foreign(volume, at, record):
         return None
     expected = checksum0(raw)
     if swapped:
@@ -254,17 +254,27 @@ def colons(uuid: bytes) -> str:
     return ":".join(uuid[at : at + 4].hex() for at in range(0, 16, 4))
 
 
-def covered(volume: Volume, at: int) -> bool:
-    """Whether byte `at` lies in a partition of a table at the start of `volume` that does not start at 0."""
+def foreign(volume: Volume, at: int, record: Super0) -> bool:
+    """Whether a 0.90 superblock at byte `at` belongs to a partition, or to nobody, rather than to `volume`.
+
+    With a partition table at the start of the volume either the array holds that table, and all partitions
+    lie in the array (what they hold of other levels than RAID1 cannot be told), or the table holds the array.
+    """
+    ends = record.size * 1024 if record.md_magic == SB_MAGIC and record.level == 1 else volume.size
+    return any(start <= at < end or end > ends for start, end in partitions(volume))
+
+
+def partitions(volume: Volume) -> list[tuple[int, int]]:
+    """Byte ranges of the partitions of a table at the start of `volume`; empty where there is none."""
     sector = volume.sector_size
     if volume.size < 3 * sector:
-        return False
+        return []
     head = volume.read(0, 2 * sector)
     if head[510:512] != b"\x55\xaa":
-        return False
+        return []
     if head[sector : sector + 8] == b"EFI PART":
-        return any(start <= at < end for start, end in gpt_ranges(volume, head[sector:]))
-    return any(start <= at < end for start, end in mbr_ranges(head, sector))
+        return gpt_ranges(volume, head[sector:])
+    return mbr_ranges(head, sector)
 
 
 def mbr_ranges(head: bytes, sector: int) -> list[tuple[int, int]]:
