@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from uuid import UUID
 
@@ -200,6 +201,8 @@ def test_first_superblock_bad(dup: Overlay) -> None:
     assert kinds(fs) == ["damage superblock-bad"]
     assert "first superblock" in (fs.keep_whole() or "")
     assert fs.facts()["uuid"] == EXPECTED["dup"]["super"]["fsid"]
+    with pytest.raises(Unsupported, match="first superblock"):
+        good(Overlay(dup, size=dup.size * 2)).plan_grow()
 
 
 def test_first_superblock_gone(dup: Overlay) -> None:
@@ -305,3 +308,31 @@ def test_grow_steps_are_plain_writes(dup: Overlay) -> None:
     assert [step.at for step in writes][:2] == [SUPER_PLACES[1], SUPER_PLACES[0]]
     for step in writes[:2]:  # all that differs lies in the first sector
         assert step.data[512:] == dup.read(step.at + 512, SUPER_SIZE - 512)
+
+
+def test_interrupted_grow_is_named(dup: Overlay) -> None:
+    volume = Overlay(dup, size=dup.size + lab.MIB)
+    steps = good(volume).plan_grow()
+    for step in steps[:3]:
+        apply(step)
+    assert kinds(good(volume)) == ["note fs-smaller-than-volume", "warning size-mismatch"]
+    assert good(volume).plan_grow() == steps
+    change_super(volume, total_bytes=dup.size - 4096)
+    assert "damage size-mismatch" in kinds(good(volume))
+
+
+@lab.needs_root
+def test_log_is_replayed_after_a_grow(images: dict[str, Path], tmp_path: Path) -> None:
+    """Nothing that growing writes touches the log tree."""
+    copy = tmp_path / "log.img"
+    shutil.copyfile(images["log"], copy)
+    with copy.open("r+b") as file:
+        file.truncate(400 * lab.MIB)
+    for step in lab.load(copy, writable=True).plan_grow():
+        apply(step)
+    assert lab.load(copy).facts()["log_tree"] is True
+    with lab.mounted(copy, tmp_path / "mnt") as root:
+        assert (root / "logged").stat().st_size == 100_000
+        lab.scrub(root)
+    fs = lab.load(copy)
+    assert (fs.keep_whole(), fs.facts()["size"]) == (None, 400 * lab.MIB)

@@ -4,9 +4,9 @@ What changes: `total_bytes` in every superblock, `dev_item.total_bytes` there, a
 the chunk tree. Nothing else: new space on the device is unallocated, so no dev extent, block group or free
 space entry speaks of it. Superblock mirrors whose place comes inside the device are written as new ones.
 
-The order, by what linux 6.18 fs/btrfs/volumes.c accepts (read_one_dev: the device item's size may be at most
-that of the block device; btrfs_read_chunk_tree: the superblock's may be at most... larger than, never below,
-the sum of device items) and btrfs-progs 6.2 check/main.c (is_super_size_valid: larger is a warning):
+The order follows from what is accepted. linux fs/btrfs/volumes.c: the device item's size may not exceed the
+block device (read_one_dev), and the superblock's may be above the sum of device items but never below it
+(btrfs_read_chunk_tree). btrfs-progs check/main.c (is_super_size_valid): above is a warning, below an error.
 
 1. mirrors in new space, then the other mirrors, then the first superblock. Every field that changes lies in
    its first 218 bytes, so in one sector: a torn write leaves the old superblock or the new one.

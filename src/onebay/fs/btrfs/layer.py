@@ -90,15 +90,19 @@ class BtrfsFs(Layer):
 
     def keep_whole(self) -> str | None:
         """Say why `used` cannot be trusted. What only a walk shows is known after `used` was called."""
-        if self.reason:
-            return self.reason
-        if self.mirrors[0].sb is not self.sb:
-            return "the first superblock, which kernels mount, is damaged or older than a mirror"
+        if why := self.why_not_trusted():
+            return why
         if self.sb.log_root:
             return "a log tree waits to be replayed; its blocks are in no extent tree"
         if self.walk_fault:
             return f"the extent tree is damaged: {self.walk_fault}"
         return None
+
+    def why_not_trusted(self) -> str | None:
+        """Say why neither reading nor writing by our superblock is safe; None where both are."""
+        if self.reason is None and self.mirrors[0].sb is not self.sb:
+            return "the first superblock, which kernels mount, is damaged or older than a mirror"
+        return self.reason
 
     def used(self) -> tuple[ExtentSet, ...]:
         """Superblocks, the first MiB, and every copy of every allocated extent.
@@ -191,7 +195,7 @@ class BtrfsFs(Layer):
 
     def plan_grow(self) -> list[Step]:
         """Fill the volume, offline; raises Unsupported, or Inconsistent where it is smaller than we are."""
-        return plan_grow(self.volume, self.sb, self.reader, self.space, self.reason)
+        return plan_grow(self.volume, self.sb, self.reader, self.space, self.why_not_trusted())
 
 
 def probe(volume: Volume) -> BtrfsFs | Suspect | None:
