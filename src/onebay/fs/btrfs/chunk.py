@@ -1,6 +1,6 @@
 """Chunks: where a logical address lies on the device.
 
-Sources: linux 6.18 fs/btrfs/volumes.c (read_sys_array, read_one_chunk, read_one_dev) and
+Sources: linux fs/btrfs/volumes.c (read_sys_array, read_one_chunk, read_one_dev) and
 fs/btrfs/tree-checker.c (btrfs_check_chunk_valid). Only profiles whose logical bytes are contiguous on one
 device are mapped: SINGLE and DUP; others are named and kept whole.
 """

@@ -1,7 +1,7 @@
 """Tree blocks, checked as the kernel checks them, and what the extent tree says is allocated.
 
-Sources: linux 6.18 fs/btrfs/disk-io.c (btrfs_validate_extent_buffer, btrfs_verify_level_key),
-fs/btrfs/tree-checker.c, Documentation/filesystems/btrfs (on-disk format).
+Sources: linux fs/btrfs/disk-io.c (btrfs_validate_extent_buffer, btrfs_verify_level_key),
+fs/btrfs/tree-checker.c; btrfs.readthedocs.io, "On-disk format".
 
 A hostile tree cannot lead us in circles: levels fall by one with each step down, keys rise strictly, and a
 block must begin with the key that its parent names, so no block is visited twice.

@@ -1,7 +1,7 @@
 """What btrfs puts on disk, with the kernel's own names.
 
-Sources: linux 6.18 include/uapi/linux/btrfs_tree.h, include/uapi/linux/btrfs.h, fs/btrfs/fs.h and
-fs/btrfs/accessors.h; btrfs-progs 6.19 kernel-shared/ctree.h (super block flags of unfinished conversions).
+Sources: linux include/uapi/linux/btrfs_tree.h, include/uapi/linux/btrfs.h, fs/btrfs/fs.h and
+fs/btrfs/accessors.h; btrfs-progs kernel-shared/ctree.h (super block flags of unfinished conversions).
 """
 
 from __future__ import annotations
