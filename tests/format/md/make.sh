@@ -50,25 +50,25 @@ losetup -d "$a" "$b" "$c"
 rm raid5-b.img raid5-c.img
 
 # Disks whose last partition ends so near the disk's end that the superblock is at the end of both.
-trap() { # name sectors size-of-p2 label type
+edge() { # name sectors size-of-p2 label type
     truncate -s $(($2 * 512)) "$1.img"
     printf 'label: %s\nstart=2048, size=28672, type=%s\nstart=32768, size=%s, type=%s\n' "$4" "$5" "$3" "$5" |
         sfdisk -q "$1.img"
     loop=$(losetup -f --show -o $((32768 * 512)) --sizelimit $(($3 * 512)) "$1.img")
     yes | mdadm --create /dev/md77 --run --metadata=0.90 --level=1 --raid-devices=2 "$loop" missing
-    mke2fs -q -t ext2 -L trap /dev/md77
+    mke2fs -q -t ext2 -L edge /dev/md77
     mdadm --stop /dev/md77
     losetup -d "$loop"
 }
-trap trap-mbr 65536 32768 dos fd
-trap trap-gpt 65636 32835 gpt A19D880F-05FC-4D3B-A006-743F0F84911E
+edge edge-mbr 65536 32768 dos fd
+edge edge-gpt 65636 32835 gpt A19D880F-05FC-4D3B-A006-743F0F84911E
 
 for image in *.img; do zstd -q -19 -f "$image" -o "$out/$image.zst"; done
 python3 - "$out" <<'PY'
 import json, pathlib, subprocess, sys
 found = {}
 for image in sorted(pathlib.Path().glob("*.img")):
-    if image.stem.startswith("trap"):
+    if image.stem.startswith("edge"):
         continue
     # A loop device, since mdadm reads the bitmap with O_DIRECT, which not every file system can.
     loop = subprocess.run(["losetup", "-rf", "--show", image], capture_output=True, text=True).stdout.strip()

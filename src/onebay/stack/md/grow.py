@@ -142,13 +142,20 @@ def bitmap_steps(aim: Aim, size: int) -> list[Step]:
     if used > room:
         raise Unsupported("md: the bitmap is larger than its place", volume=where, at=at)
     bits = at + BITMAP_SUPER.size
-    if chunk != old.chunksize and any(aim.volume.read(bits, used)):
-        # Fewer, larger chunks would have to be written over the marks that are there.
-        raise Unsupported("md: the bitmap is full and has marks", volume=where, at=at, hint=NO_BITMAP)
+    total = -(-chunks(size, chunk) // 8)
+    if chunk != old.chunksize:
+        marks = int.from_bytes(aim.volume.read(bits, used), "little")
+        if marks & ((1 << chunks(old.sync_size, old.chunksize)) - 1):
+            # Fewer, larger chunks would have to be written over the marks that are there.
+            raise Unsupported("md: the bitmap is full and has marks", volume=where, at=at, hint=NO_BITMAP)
+        used = 0
     steps: list[Step] = []
-    more = -(-chunks(size, chunk) // 8) - used
-    if more > 0:
-        steps += [Zero(aim.volume, bits + used, more, "md: new bits of the bitmap"), Flush(aim.volume)]
+    if total > used:
+        # mdadm leaves ones behind the last bit.
+        steps += [
+            Zero(aim.volume, bits + used, total - used, "md: new bits of the bitmap"),
+            Flush(aim.volume),
+        ]
     data = BITMAP_SUPER.pack(old, sync_size=size, chunksize=chunk)
     return [*steps, Write(aim.volume, at, data, "md: the bitmap covers the new size"), Flush(aim.volume)]
 
