@@ -1,7 +1,7 @@
 """One HTTP request and its answer: connection, redirects, status codes as errors.
 
-Source: RFC 9110 sections 14 (Range), 15 (status codes). Standard library only, because this runs in the rescue
-system. Proxies, cookies and authentication other than Basic are not supported.
+Source: RFC 9110 sections 14 (Range) and 15 (status codes). Standard library only, because this runs in the
+rescue system. Proxies, cookies and authentication other than Basic are not supported.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ class Exchange:
         self.drop()
         if not where:
             raise SourceError("redirected to nowhere", volume=self.name, found=response.status)
-        place, _ = parse_url(urljoin(self.place.geturl(), where))
+        try:
+            place, _ = parse_url(urljoin(self.place.geturl(), where))
+        except ValueError as error:
+            raise SourceError("redirected to nowhere", volume=self.name, found=where) from error
         if self.place.scheme == "https" and place.scheme != "https":
             raise SourceError("redirected from https to http", volume=self.name, found=place.netloc)
         self.place = place

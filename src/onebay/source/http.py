@@ -10,7 +10,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Corrupt, Transient
+from onebay.base.error import Corrupt, Error, Transient
 from onebay.source.exchange import LONGEST_PAUSE, Busy, Exchange, Version, version_of
 from onebay.source.origin import PIECE, check_inside, not_seekable
 
@@ -43,7 +43,11 @@ class HttpSource:
         self.version = Version(None, None)
         self.size: int | None = None
         self.seekable = False
-        self.learn()
+        try:
+            self.learn()
+        except Error:
+            self.close()
+            raise
 
     def learn(self) -> None:
         """Ask for the first byte: the answer tells size and version, and whether there are ranges."""
@@ -65,7 +69,7 @@ class HttpSource:
         self.finish(response)
 
     def finish(self, response: http.client.HTTPResponse) -> None:
-        """Keep the connection where only a byte of the answer is left, else close it."""
+        """Keep the connection where at most a byte of the answer is left to read, else close it."""
         try:
             if response.length is None or response.length > 1:
                 self.wire.drop()
@@ -171,8 +175,7 @@ class HttpSource:
                 raise Transient("the answer ends early", volume=self.name, expected=size, found=got)
             got += len(piece)
             yield piece
-        if response.length:
-            self.wire.drop()
+        self.finish(response)
 
     def wait(self, error: Transient, tries: int) -> int:
         """Wait before another try and count it; raises `error` where there were enough."""

@@ -15,8 +15,8 @@ PIECE = 1 << 20
 class Source(Protocol):
     """A place that an image comes from. For one thread.
 
-    `size` is in bytes, None where it is not known before the end. `seekable` says whether `read_at` works; the
-    same bytes may then be read again, otherwise `stream` works once.
+    `size` is in bytes, None where it is not known before the end. `seekable` says whether `read_at` works;
+    where it does not, count on `stream` working once.
     """
 
     @property
