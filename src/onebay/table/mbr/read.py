@@ -43,8 +43,8 @@ def read_mbr(volume: Volume) -> Mbr | None:
 
 
 def is_protective(mbr: Mbr) -> bool:
-    """Whether an entry claims the disk for GPT."""
-    return any(entry.sys_ind == PROTECTIVE for entry in mbr.entries)
+    """Whether an entry claims the disk for GPT, as Linux sees it: from LBA 1 on."""
+    return any(entry.sys_ind == PROTECTIVE and entry.start_sect == 1 for entry in mbr.entries)
 
 
 def is_file_system(mbr: Mbr) -> bool:
