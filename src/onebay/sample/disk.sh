@@ -1,6 +1,7 @@
 # The job that makes one sample: /dev/vdb becomes the data disk, /dev/vdc the boot disk, /dev/vdd is a tar of the
 # system (absent for a miniature). Values come as variables from build.py, numbers in sectors of 512 bytes.
 # /mnt/share holds the inputs (vmlinuz, initrd, content.py, manifest.sh) and takes the golden values.
+# shellcheck shell=bash disable=SC2154,SC2086 # values without spaces, assigned by build.py; some are lists
 set -eu -o pipefail
 data=/dev/vdb boot=/dev/vdc
 unit=$((sector_size / 512))
@@ -54,7 +55,6 @@ if [ "$filesystem" = btrfs ]; then
     # one sample with today's defaults, one as older kernels made them
     features="-O no-holes -R free-space-tree"
     [ "$subvolume" = 0 ] || features="-O ^no-holes -R ^free-space-tree"
-    # shellcheck disable=SC2086
     mkfs.btrfs -q $features -L "2023.05.22-03:04:05 v42962" "$target"
 else
     mkfs.ext4 -q -L "1.44.1-42962" "$target"
@@ -148,7 +148,7 @@ cmdline="root=UUID=$root_uuid console=tty0 console=ttyS0,115200 loglevel=4"
 if [ "$boot_table" = gpt ]; then
     search="search --no-floppy --label NASBOOT2 --set root"
     second="search --no-floppy --set=root --label NASBOOT2"
-    place='($root)'
+    place="(\$root)"
 else
     search="search --no-floppy --fs-uuid --set=root $boot_uuid"
     second="set root=(hd0,msdos2)"
@@ -192,9 +192,6 @@ done
 for number in 0 1 2; do
     mdadm --detail /dev/md$number > md$number.detail
 done
-mdadm --examine ${data}1 > md0.examine
-mdadm --examine ${data}2 > md1.examine
-mdadm --examine ${data}$data_number > md2.examine
 if [ -n "$group" ]; then
     pvs --reportformat json --units b -o +pv_uuid,pe_start,pv_mda_count,pv_pe_count > pvs.json
     vgs --reportformat json --units b -o +vg_uuid,vg_extent_size,vg_extent_count,vg_free_count,vg_seqno > vgs.json
@@ -209,7 +206,7 @@ if [ "$filesystem" = btrfs ]; then
 else
     dumpe2fs "$target" > volume.dumpe2fs 2>&1
 fi
-blkid -p /dev/md0 /dev/md1 "$target" ${boot}1 ${boot}2 > blkid
+blkid -p /dev/md0 /dev/md1 "$target" ${boot}1 ${boot}2 > blkid.txt
 blockdev --getsize64 $data /dev/md0 /dev/md1 /dev/md2 "$target" > sizes
 echo "$volume_size" > volume.size
 echo "$files" > files
@@ -220,7 +217,10 @@ if [ "$filesystem" = btrfs ]; then
 else
     e2fsck -fn "$target" > volume.check 2>&1
 fi
-cd /
 [ -z "$group" ] || vgchange -q -an "$group" > /dev/null
 mdadm --stop --quiet /dev/md0 /dev/md1 /dev/md2
+# only now do the superblocks say what the finished disk will say
+mdadm --examine ${data}1 > md0.examine
+mdadm --examine ${data}2 > md1.examine
+mdadm --examine ${data}$data_number > md2.examine
 say "done"

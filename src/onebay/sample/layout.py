@@ -58,7 +58,7 @@ class Layout:
     extended: int = 0
     subvolume: bool = False
     scale: int = 100
-    dirt_mib: int = 256
+    dirt_mib: int = 128
 
     @property
     def data(self) -> Partition:

@@ -27,9 +27,25 @@ ExecStart=/usr/local/sbin/onebay-manifest
 [Install]
 WantedBy=multi-user.target
 END
+# the arrays were assembled before udev ran, so no event of theirs will ever activate what is on them
+cat > /etc/systemd/system/nas-volumes.service << 'END'
+[Unit]
+Description=Activate the volume groups
+DefaultDependencies=no
+Wants=systemd-udevd.service
+After=systemd-udevd.service systemd-udev-trigger.service
+Before=local-fs-pre.target shutdown.target
+Conflicts=shutdown.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/sbin/vgchange --activate y --quiet
+[Install]
+WantedBy=sysinit.target
+END
 chmod 755 /usr/local/sbin/onebay-manifest
 mkdir -p /volume1
-systemctl enable --quiet onebay-manifest.service systemd-networkd.service ssh.service smbd.service
+systemctl enable --quiet onebay-manifest.service nas-volumes.service systemd-networkd.service ssh.service smbd.service
 systemctl disable --quiet systemd-networkd-wait-online.service
 systemctl mask --quiet samba-ad-dc.service nmbd.service mdmonitor.service lvm2-monitor.service \
     apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service e2scrub_all.timer dpkg-db-backup.timer \
