@@ -41,7 +41,7 @@ def text(document: Document) -> Iterator[str]:
         kind = "SHR" if appliance.get("shr") else "basic"
         yield f"layout: DSM {appliance['name']} ({kind})"
     yield from bar(document["tree"])
-    yield from tree(document["tree"], 0)
+    yield from tree(document["tree"], 0, disk["name"])
     for path in document["boot"]:
         verdict = (
             click.style("boots", fg="green") if path["works"] else click.style("does not boot", fg="yellow")
@@ -51,7 +51,8 @@ def text(document: Document) -> Iterator[str]:
         )
     for finding in document["findings"]:
         colour = {"note": None, "warning": "yellow", "damage": "red"}[finding["severity"]]
-        yield click.style(f"{MARKS[finding['severity']]}: {finding['volume']}: {finding['text']}", fg=colour)
+        where = short(finding["volume"], disk["name"])
+        yield click.style(f"{MARKS[finding['severity']]}: {where}: {finding['text']}", fg=colour)
 
 
 def bar(node: Document) -> Iterator[str]:
@@ -85,7 +86,12 @@ def leaf_kind(part: Document) -> str:
     return str(node.get("kind", ""))
 
 
-def tree(node: Document, depth: int) -> Iterator[str]:
+def short(name: str, disk: str) -> str:
+    """Leave out the disk's own name from that of a volume on it."""
+    return name.removeprefix(f"{disk}:") if name != disk else "disk"
+
+
+def tree(node: Document, depth: int, disk: str) -> Iterator[str]:
     """Yield one line for each layer and each stretch of free space, indented by what stands on what."""
     pad = "  " * depth
     yield f"{pad}{describe(node)}"
@@ -96,14 +102,14 @@ def tree(node: Document, depth: int) -> Iterator[str]:
             yield f"{pad}  {click.style(line, dim=True)}"
             continue
         if part["role"] == "volume":
-            yield f"{pad}  {part['label']}  {human(part['node']['size'])}"
+            yield f"{pad}  {short(part['label'], disk)}  {human(part['node']['size'])}"
         else:
             active = ", active" if part["active"] else ""
             name = f" “{part['partition_name']}”" if part["partition_name"] else ""
             size = human(part["end"] - part["start"])
             yield f"{pad}  {part['label']}{name}  {size} at {part['start']:#x}  {part['type_name']}{active}"
         if part.get("node"):
-            yield from tree(part["node"], depth + 2)
+            yield from tree(part["node"], depth + 2, disk)
 
 
 def describe(node: Document) -> str:
