@@ -181,7 +181,7 @@ def blank(step: Step, volume: Volume) -> Step:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_torn_writes_leave_the_old_or_the_new_table(case: Case, data: st.DataObject) -> None:
     disk = case.disk()

@@ -65,7 +65,7 @@ def test_mutated_disks(path: Path, tmp_path: Path) -> None:
         if any(part := raw[at : at + (1 << 16)]):
             volume.write(at, part)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(
         place=st.sampled_from(PLACES),
         skip=st.integers(0, 600),
