@@ -25,7 +25,7 @@ terminal_output serial console
 if [ -s $prefix/grubenv ]; then load_env; fi
 menuentry 'appliance' --class os {
 \tsearch --no-floppy --set=root --fs-uuid @UUID2@
-\tlinux (hd0,msdos2)/zImage console=ttyS0,115200n8 panic=-1
+\tlinux (hd0,msdos2)/zImage console=ttyS0,115200n8 no_timer_check panic=-1
 \tinitrd /rd.gz
 }
 """
@@ -139,3 +139,13 @@ def partition_digest(disk: Path, layout: str) -> list[str]:
         done = run("sh", "-c", f"dd if='{disk}' bs=512 skip={start} count=8192 status=none | sha256sum")
         out.append(done.split()[0])
     return out
+
+
+def data_disk_4k(folder: Path) -> Path:
+    """Make a GPT data disk with sectors of 4096 bytes and a gap of 128 MiB."""
+    disk = folder / "4k.img"
+    with disk.open("xb") as file:
+        file.truncate(2 << 30)
+    script = "label: gpt\nstart=256, size=65536\nstart=98304, size=300000\n"
+    run("sfdisk", "-q", "--sector-size", "4096", disk, stdin=script)
+    return disk
