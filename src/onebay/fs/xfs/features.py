@@ -79,7 +79,7 @@ def flaw(sb: Superblock) -> tuple[str, str] | None:
 def names(bits: int, known: type[IntFlag]) -> list[str]:
     """Name the bits that are set; those without a name by their number."""
     words = [flag.name.lower() for flag in known if bits & flag and flag.name]
-    rest = bits & ~sum(known)
+    rest = bits & ~int(sum(known))
     return words + [hex(1 << n) for n in range(rest.bit_length()) if rest >> n & 1]
 
 
@@ -93,5 +93,5 @@ def feature_names(sb: Superblock) -> list[str]:
 def unknown(sb: Superblock) -> list[str]:
     """Name the features with which free space may be recorded in a way that we do not know."""
     if has_crc(sb):
-        return names(sb.sb_features_incompat & ~INCOMPAT_KNOWN & ~Incompat.NEEDSREPAIR, Incompat)
-    return names(features2(sb) & ~sum(Features2), Features2)
+        return names(sb.sb_features_incompat & ~int(INCOMPAT_KNOWN | Incompat.NEEDSREPAIR), Incompat)
+    return names(features2(sb) & ~int(sum(Features2)), Features2)
