@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Denied, Error, Missing, Refused, Truncated
+from onebay.base.error import Damaged, Denied, Error, Missing, Refused, Truncated
 from onebay.base.extent import Extent
 from onebay.block import ioctl
 from onebay.block.volume import Volume, read_only
@@ -32,9 +32,9 @@ class FileVolume(Volume):
 
     def read(self, at: int, size: int) -> bytes:
         self.check_range(at, size)
-        data = os.pread(self.fd, size, at)
+        data = self.pread(size, at)
         while len(data) < size:
-            more = os.pread(self.fd, size - len(data), at + len(data))
+            more = self.pread(size - len(data), at + len(data))
             if not more:
                 raise Truncated(
                     "file became shorter", volume=self.name, at=at, expected=size, found=len(data)
@@ -42,17 +42,12 @@ class FileVolume(Volume):
             data += more
         return data
 
-    def read_into(self, at: int, view: memoryview) -> None:
-        """Fill `view` from byte `at`; as `read`, without a new buffer."""
-        self.check_range(at, len(view))
-        done = 0
-        while done < len(view):
-            got = os.preadv(self.fd, [view[done:]], at + done)
-            if not got:
-                raise Truncated(
-                    "file became shorter", volume=self.name, at=at, expected=len(view), found=done
-                )
-            done += got
+    def pread(self, size: int, at: int) -> bytes:
+        """Read up to `size` bytes; raises Damaged where the medium fails."""
+        try:
+            return os.pread(self.fd, size, at)
+        except OSError as error:
+            raise Damaged(f"cannot be read: {error.strerror}", volume=self.name, at=at) from error
 
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
         if not self.writable:
