@@ -35,8 +35,9 @@ HIBERNATION = {
     b"S2SUSPEND\0": "linux swsusp",
     b"ULSUSPEND\0": "uswsusp",
     b"LINHIB0001": "linux hibernation",
-    b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c": "TuxOnIce",
 }
+# TuxOnIce leaves the signature of swap as it is and writes its own at byte 0.
+TUX_ON_ICE = b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c"
 OLD, NEW = b"SWAP-SPACE", b"SWAPSPACE2"
 INFO_AT = 1024
 MAX_BAD_PAGES_AT = 1536
@@ -57,12 +58,16 @@ HEADERS = {order: Layout(Header, order=order, size=44) for order in ("<", ">")}
 
 
 class Area(NamedTuple):
-    """What the first page says; `order` is the byte order, `header` is None for version 0."""
+    """What the first page says; `order` is the byte order, `header` is None for version 0.
+
+    `sleeper` is who hibernated into the area.
+    """
 
     page_size: int
     signature: bytes
     order: str
     header: Header | None
+    sleeper: str | None = None
 
 
 class Swap(Layer):
@@ -80,13 +85,6 @@ class Swap(Layer):
         header = self.area.header
         return (header.last_page + 1) * self.area.page_size if header else self.volume.size
 
-    @property
-    def sleeper(self) -> str | None:
-        """Who hibernated into this area, or None."""
-        return next(
-            (who for magic, who in HIBERNATION.items() if self.area.signature.startswith(magic)), None
-        )
-
     def facts(self) -> Mapping[str, Value]:
         header = self.area.header
         label = header.sws_volume.split(b"\0", 1)[0].decode("utf-8", "replace") if header else ""
@@ -99,7 +97,7 @@ class Swap(Layer):
             "version": header.version if header else 0,
             "bad_pages": header.nr_badpages if header else 0,
             "byte_order": "big" if self.area.order == ">" else "little",
-            "hibernated": self.sleeper,
+            "hibernated": self.area.sleeper,
         }
 
     def used(self) -> tuple[ExtentSet, ...]:
@@ -110,13 +108,13 @@ class Swap(Layer):
         return self.area.page_size
 
     def keep_whole(self) -> str | None:
-        return f"a system is hibernated in it ({self.sleeper})" if self.sleeper else None
+        return f"a system is hibernated in it ({self.area.sleeper})" if self.area.sleeper else None
 
     def plan_grow(self) -> list[Step]:
         """Return one write of the header; raises Unsupported for version 0 and a hibernated system."""
         page, header = self.area.page_size, self.area.header
         last = min(self.volume.size // page - 1, 0xFFFFFFFF)
-        if header is None or self.sleeper:
+        if header is None or self.area.sleeper:
             reason = self.keep_whole() or "version 0 cannot be larger"
             raise Unsupported(f"swap is not grown: {reason}", volume=self.volume.name)
         if last <= header.last_page:
@@ -129,25 +127,22 @@ class Swap(Layer):
 def read_area(volume: Volume) -> Area | None:
     """Find a signature at the end of a first page of any size; None where there is none."""
     first = volume.read(0, min(volume.size, PAGE_SIZES[-1]))
+    tux = "TuxOnIce" if first.startswith(TUX_ON_ICE) else None
     for page_size in PAGE_SIZES:
         signature = first[page_size - SIGNATURE : page_size]
+        sleeper = tux or HIBERNATION.get(signature)
+        if signature == NEW or (sleeper and signature != OLD):
+            return new_area(first, page_size, signature, sleeper)
         if signature == OLD:
-            # mkswap of old wrote version 1 with this signature for a while; its header says so
-            area = new_area(first, page_size, signature)
-            return area if area.header and area.header.version == 1 else Area(page_size, OLD, "<", None)
-        if signature == NEW or any(signature.startswith(magic) for magic in HIBERNATION):
-            return new_area(first, page_size, signature)
+            return Area(page_size, OLD, "<", None, sleeper)
     return None
 
 
-def new_area(first: bytes, page_size: int, signature: bytes) -> Area:
+def new_area(first: bytes, page_size: int, signature: bytes, sleeper: str | None) -> Area:
     """Read the header in the byte order in which its version is small."""
     little, big = (HEADERS[order].unpack(first, INFO_AT) for order in ("<", ">"))
-    return (
-        Area(page_size, signature, ">", big)
-        if big.version < little.version
-        else Area(page_size, signature, "<", little)
-    )
+    order, header = (">", big) if big.version < little.version else ("<", little)
+    return Area(page_size, signature, order, header, sleeper)
 
 
 def flaw(area: Area, size: int) -> tuple[str, int] | None:
