@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from onebay.fs.ext.geometry import Geometry
 
 CHUNK = 1 << 20
+# Plain integers, for they are looked at 131,072 times.
+INODE_UNINIT, BLOCK_UNINIT, INODE_ZEROED = (int(flag) for flag in GroupFlag)
 CSUM_HI_END = 0x3A  # EXT4_BG_BLOCK_BITMAP_CSUM_HI_END
 HIGH_AT = GROUP_DESC.size
 
@@ -158,7 +160,7 @@ def scan(volume: Volume, geometry: Geometry) -> Scan:
     for group in read_groups(volume, geometry):
         start, end = geometry.group_start(group.number), geometry.group_end(group.number)
         unneeded.extend(unneeded_of(group, geometry))
-        if group.flags & GroupFlag.BLOCK_UNINIT:
+        if group.flags & BLOCK_UNINIT:
             computed.extend(computed_of(group, geometry))
             continue
         bitmap = read_bitmap(volume, geometry, group)
@@ -200,13 +202,13 @@ def unneeded_of(group: Group, geometry: Geometry) -> Iterator[tuple[int, int]]:
     e2fsck may look there for lost inodes, so those zeros count.
     """
     size = geometry.block_size
-    if group.flags & GroupFlag.BLOCK_UNINIT:
+    if group.flags & BLOCK_UNINIT:
         yield group.block_bitmap * size, (group.block_bitmap + 1) * size
-    if group.flags & GroupFlag.INODE_UNINIT:
+    if group.flags & INODE_UNINIT:
         yield group.inode_bitmap * size, (group.inode_bitmap + 1) * size
-    if not (geometry.gdt_csum or geometry.metadata_csum) or group.flags & GroupFlag.INODE_ZEROED:
+    if not (geometry.gdt_csum or geometry.metadata_csum) or group.flags & INODE_ZEROED:
         return
-    inodes = 0 if group.flags & GroupFlag.INODE_UNINIT else geometry.group_inodes - group.unused_inodes
+    inodes = 0 if group.flags & INODE_UNINIT else geometry.group_inodes - group.unused_inodes
     kept = -(-inodes * geometry.inode_size // size)
     if kept < geometry.table_blocks:
         yield (group.inode_table + kept) * size, (group.inode_table + geometry.table_blocks) * size
