@@ -130,6 +130,11 @@ def close(fs: BtrfsFs) -> None:
     volume.close()
 
 
+def clone(source: Path, target: Path) -> None:
+    """Copy an image, holes as holes."""
+    tool.run(["cp", "--sparse=always", source, target])
+
+
 def copy_used(source: Path, target: Path) -> ExtentSet:
     """Copy only the used bytes of a good btrfs into a file full of random bytes."""
     fs = load(source)
