@@ -286,6 +286,7 @@ def test_kernel_assembles_what_grew(golden: Golden, cache: Path, tmp_path: Path)
     mdadm --assemble --run /dev/md1 /dev/vdb
     mdadm --assemble --run /dev/md2 /dev/vdc
     mdadm --assemble /dev/md3 /dev/vdd /dev/vde
+    mdadm --readwrite /dev/md3
     mdadm --wait /dev/md3 || true
     for md in md1 md2 md3; do
         e2fsck -fn /dev/$md

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LINEAR = ("striped", "linear")  # LVM writes linear segments as striped ones with one stripe
 MAX_EXTENTS = 1 << 32
+MAX_BYTES = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,14 @@ class Group:
         """Bytes of each physical volume, by its name, that these logical volumes occupy."""
         size = self.extent_size
         found: dict[str, list[tuple[int, int]]] = {pv.name: [] for pv in self.pvs}
-        starts = {pv.name: pv.pe_start for pv in self.pvs}
+        pvs = {pv.name: pv for pv in self.pvs}
         for lv in lvs:
             for segment in lv.segments:
                 for area in segment.areas:
-                    at = starts[area.pv] + area.start * size
-                    found[area.pv].append((at, at + area.count * size))
+                    pv = pvs[area.pv]
+                    end = min(area.start + area.count, pv.pe_count)
+                    if area.start < end:
+                        found[pv.name].append((pv.pe_start + area.start * size, pv.pe_start + end * size))
         return {name: ExtentSet.of(ranges) for name, ranges in found.items()}
 
 
@@ -147,6 +150,9 @@ def read_group(section: Section, found: dict[str, Pv]) -> Group:
         raise Damaged("lvm metadata: extent_size is 0", at=section.start)
     pvs = tuple(read_pv(pv, found) for pv in section.section("physical_volumes").sections())
     counts = {pv.name: pv for pv in pvs}
+    for pv in pvs:
+        if pv.pe_start + pv.pe_count * extent_size > MAX_BYTES:
+            raise Damaged(f"lvm metadata: {pv.name} is larger than any device", at=pv.section.start)
     lvs = tuple(read_lv(lv, counts, extent_size) for lv in section.section("logical_volumes").sections())
     names = {lv.name for lv in lvs}
     referred = {name for lv in lvs for segment in lv.segments for name in segment.refers if name in names}

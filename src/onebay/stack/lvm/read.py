@@ -90,7 +90,8 @@ class Pv:
         found = [(0, data_start), (self.at, self.at + SECTOR)]
         found += [(area.start, area.start + area.size) for area in self.areas]
         found += [(area.offset, area.offset + area.size) for area in self.boot_areas]
-        return ExtentSet.of((start, min(end, self.volume.size)) for start, end in found if start < end)
+        size = self.volume.size
+        return ExtentSet.of((start, min(end, size)) for start, end in found if start < min(end, size))
 
 
 class LonePv(Layer):

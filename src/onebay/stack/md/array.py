@@ -154,7 +154,7 @@ class MdArray(Layer):
     def used_of(self, sb: Superblock) -> ExtentSet:
         """Bytes of one member that the layer keeps."""
         whole = ExtentSet.single(0, sb.volume.size)
-        if self.reason is not None or not (sb in self.in_sync or sb.slot == -1):
+        if self.reason is not None or not sb.fits or not (sb in self.in_sync or sb.slot == -1):
             return whole
         return whole - ExtentSet.single(sb.data_offset, sb.data_end)
 
