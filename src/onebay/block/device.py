@@ -5,6 +5,7 @@ Sources: open(2) on O_EXCL of block devices, Documentation/ABI/stable/sysfs-bloc
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -51,7 +52,7 @@ class DeviceVolume(FileVolume):
 
     def busy(self) -> str | None:
         """Say who uses the disk or a part of it, or None."""
-        return in_use(self.number)
+        return in_use(self.number) or (None if self.writable else held(Path(self.name)))
 
     def zero(self, at: int, size: int) -> None:
         self.check_range(at, size)
@@ -116,6 +117,18 @@ def in_use(number: int) -> str | None:
             return f"{node.name} is mounted on {mount}"
         if numbers in swaps():
             return f"{node.name} is used as swap"
+    return None
+
+
+def held(path: Path) -> str | None:
+    """Say that somebody has the disk or a part of it for himself; None where nobody has.
+
+    A mounted btrfs shows here only: it has a device number of its own in the tables of mounts.
+    """
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as error:
+        return "mounted, or held by another program" if error.errno == errno.EBUSY else None
     return None
 
 

@@ -98,7 +98,10 @@ class FileVolume(Volume):
         """Make the file `size` bytes long; new bytes are zero."""
         if not self.writable:
             raise read_only(self)
-        os.ftruncate(self.fd, size)
+        try:
+            os.ftruncate(self.fd, size)
+        except OSError as error:
+            raise write_error(self.name, size, error) from error
         self.size = size
 
     def busy(self) -> str | None:

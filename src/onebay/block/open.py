@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from onebay.base.error import Missing, Refused, Unsupported
-from onebay.block.device import DeviceVolume, in_use, is_device, loop_of
+from onebay.block.device import DeviceVolume, held, in_use, is_device, loop_of
 from onebay.block.file import FileVolume, open_error
 
 SECTOR_SIZES = (512, 4096)
@@ -54,7 +54,7 @@ class ImageFile(FileVolume):
 
     def busy(self) -> str | None:
         loop = loop_of(Path(self.name))
-        reason = in_use(Path(loop).stat().st_rdev) if loop else None
+        reason = (in_use(Path(loop).stat().st_rdev) or held(Path(loop))) if loop else None
         return f"attached to {loop}, {reason}" if reason else None
 
 
@@ -70,9 +70,10 @@ def create_disk(path: Path, size: int, *, sector_size: int = 512) -> FileVolume:
     lock(volume)
     try:
         volume.resize(size)
-    except OSError as error:
+    except Refused:
+        volume.close()
         path.unlink()
-        raise Refused(f"cannot make a file of {size} bytes: {error.strerror}", volume=str(path)) from error
+        raise
     return volume
 
 
