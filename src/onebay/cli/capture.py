@@ -46,6 +46,8 @@ def command(
     if image.exists() and not yes and not dry_run:
         raise Refused("exists already", volume=str(image), hint="another name, or --yes to replace it")
     report = renderer(events=events)
+    if image.exists() and disk.exists() and image.samefile(disk):
+        raise Refused("the image would replace the disk", volume=str(image))
     volume = open_disk(disk, sector_size=int(sector_size) if sector_size else None)
     captured = look(volume, everything=everything, report=report)
     if dry_run:

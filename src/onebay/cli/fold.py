@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from onebay.base.error import Refused
+from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.block import FileVolume, create_disk, is_device, open_disk
 from onebay.cli.options import (
     PATH,
@@ -22,7 +22,7 @@ from onebay.cli.options import (
 )
 from onebay.cli.progress import events_option, renderer
 from onebay.ops.fold import FoldPlan, plan_fold
-from onebay.ops.run import execute
+from onebay.ops.run import execute, on_failure
 
 CHUNK = 1 << 30
 
@@ -84,15 +84,17 @@ def command(
 def carry_out_on_copy(plan: FoldPlan, source: FileVolume, output: Path, *, events: bool) -> None:
     """Copy the data disk to `output` and fold there; a failed fold leaves no file behind."""
     target = create_disk(output, source.size, sector_size=source.sector_size)
+    whole = False
     try:
-        copy_sparse(source, target)
-        plan.retarget(target)
-        execute(plan, report=renderer(events=events))
-    except BaseException:
-        output.unlink(missing_ok=True)
-        raise
+        with on_failure(f"{NOTHING_WRITTEN}; the unfinished copy was removed", target.name):
+            copy_sparse(source, target)
+            plan.retarget(target)
+            execute(plan, report=renderer(events=events))
+        whole = True
     finally:
         target.close()
+        if not whole:
+            output.unlink(missing_ok=True)
 
 
 def copy_sparse(source: FileVolume, target: FileVolume) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
 
 from onebay import __version__
-from onebay.base.error import Error
+from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted, Refused
 
 if TYPE_CHECKING:
     from types import FrameType
 
+PATIENCE = 1.0  # seconds
 # verb -> one line of help; the file in this folder has the same name
 VERBS = {
     "inspect": "show the layers, gaps, boot paths and findings of a disk",
@@ -54,30 +57,50 @@ def group() -> None:
     """Make a two-disk NAS appliance one self-booting disk."""
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Turn a termination signal into the exception that Ctrl-C raises, so that clean-up runs."""
-    raise KeyboardInterrupt
+class Interrupter:
+    """Turns signals that ask us to end into the exception of Ctrl-C, so that clean-up runs.
+
+    Several at once (an impatient user, a service manager that sends TERM and HUP) are one wish: the second
+    must not interrupt the clean-up of the first.
+    """
+
+    def __init__(self) -> None:
+        self.last = float("-inf")
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        now = time.monotonic()
+        if now - self.last > PATIENCE:
+            self.last = now
+            raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command line and exit with the code of DESIGN.md."""
-    signal.signal(signal.SIGTERM, interrupt)
+    interrupt = Interrupter()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a job in the background
+            signal.signal(number, interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
-        sys.exit(group.main(standalone_mode=False, prog_name="onebay") or 0)
+        group.main(standalone_mode=False, prog_name="onebay")
+        sys.stdout.flush()
     except Error as error:
         sys.exit(fail(error))
-    except click.exceptions.Abort:
-        click.echo("onebay: interrupted", err=True)
-        sys.exit(130)
     except click.ClickException as error:
         error.show()
+        click.echo(NOTHING_WRITTEN, err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("onebay: interrupted", err=True)
-        sys.exit(130)
+    except (click.exceptions.Abort, KeyboardInterrupt):  # where something is written, the verb says more
+        sys.exit(fail(Interrupted("interrupted")))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        where = str(error.filename or "output")
+        state = "look at the disk again before you use it (onebay inspect)"
+        sys.exit(fail(Refused(f"{error.strerror}", volume=where, state=state)))
 
 
 def fail(error: Error) -> int:

@@ -15,7 +15,7 @@ from onebay.cli.progress import events_option, human, renderer
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.grow import plan_grow
 from onebay.ops.restore import carries_marker, open_image, restore
-from onebay.ops.run import Plan, execute
+from onebay.ops.run import Plan, execute, on_failure
 from onebay.source import open_source
 
 if TYPE_CHECKING:
@@ -84,12 +84,10 @@ def command(
 
 def grow(disk: FileVolume, report: Report) -> list[str]:
     """Grow a disk that was just restored; return what stays as it is and why."""
-    try:
+    state = f"{disk.name} is restored and whole; only growing it failed (onebay grow tries again)"
+    with on_failure(state, disk.name):
         plan = plan_grow(disk)
         execute(plan, report=report)
-    except Error as error:
-        error.state = f"{disk.name} is restored and whole; only growing it failed (onebay grow tries again)"
-        raise
     return plan.notes
 
 
@@ -98,7 +96,9 @@ def rehearse(opened: Image | Stream, target: Path, size: int | None, *, grow: bo
     room = size or opened.disk_size
     if target.exists():
         with closing(open_disk(target, sector_size=opened.manifest.sector_size)) as disk:
-            room = disk.size
+            room = max(room, disk.size)
+            if reason := disk.busy():
+                raise Refused(reason, volume=str(target))
     check_size(target, room, opened.disk_size)
     plan = Plan("restore", Overlay(open_disk_of(opened), size=room, name=str(target)))
     plan.notes.append(f"writes {opened.keep.size} bytes that matter of a disk of {opened.disk_size} bytes")
@@ -126,7 +126,7 @@ def open_target(target: Path, size: int | None, opened: Image | Stream, *, yes: 
         check_size(target, max(size or 0, disk.size), need)
         if is_device(target):
             confirm(disk, "overwrite", yes=yes)
-        elif not yes and not carries_marker(disk):
+        elif not yes and not carries_marker(disk) and any(disk.data(0, disk.size)):
             raise Refused("exists already", volume=str(target), hint="another name, or --yes to overwrite it")
         if size is not None and size != disk.size:
             if size < disk.size:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Refused
+from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.base.event import silent
 from onebay.image import Facts, Summary, write_image
-from onebay.ops.inspect import inspect_tree
+from onebay.ops.inspect import inspect_tree, refuse_no_disk
 from onebay.ops.need import needed
+from onebay.ops.run import on_failure
 from onebay.table import Table
 from onebay.tree import Tree, discover
 
@@ -34,7 +35,7 @@ class Captured:
 
 
 def look(disk: FileVolume, *, everything: bool = False, report: Report = silent) -> Captured:
-    """Find what an image of `disk` must hold; raises Refused where the disk is in use."""
+    """Find what an image of `disk` must hold; raises Refused where the disk is in use, or no disk."""
     if reason := disk.busy():
         raise Refused(
             f"{reason}: it may change while it is read",
@@ -42,6 +43,7 @@ def look(disk: FileVolume, *, everything: bool = False, report: Report = silent)
             hint="unmount it, or capture from the rescue system",
         )
     tree = discover([disk])
+    refuse_no_disk(tree)
     return Captured(disk, tree, needed(tree, everything=everything, report=report))
 
 
@@ -63,6 +65,7 @@ def capture(
         smallest_target=disk.size,
         other={"late": late},
     )
-    return write_image(
-        disk, path, keep=captured.keep, facts=facts, level=level, threads=threads, report=report
-    )
+    with on_failure(f"{NOTHING_WRITTEN} to the disk; the unfinished image was removed", disk.name):
+        return write_image(
+            disk, path, keep=captured.keep, facts=facts, level=level, threads=threads, report=report
+        )

@@ -17,8 +17,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from onebay import __version__
+from onebay.base.error import Refused
 from onebay.block import DeviceVolume
-from onebay.layer import Value
+from onebay.layer import Finding, Value
 from onebay.ops.bootpaths import boot_paths
 from onebay.table import Table, dsm
 from onebay.tree import Tree, discover
@@ -28,12 +29,38 @@ if TYPE_CHECKING:
     from onebay.layer import Layer
 
 FORMAT = 1
+SECTOR = 512
 Document = dict[str, Value]
 
 
 def inspect(disk: Volume) -> Document:
-    """Look at a disk and return the document; nothing is written and no allocation map is walked."""
-    return inspect_tree(discover([disk]))
+    """Look at a disk and return the document; nothing is written and no allocation map is walked.
+
+    Raises Refused where it is no disk at all.
+    """
+    tree = discover([disk])
+    refuse_no_disk(tree)
+    return inspect_tree(tree)
+
+
+def refuse_no_disk(tree: Tree) -> None:
+    """Raise Refused for a file that no disk can look like: nothing recognised, and not made of sectors."""
+    disk = tree.disks[0]
+    if disk.size % SECTOR and any(volume is disk for volume in tree.unknown):
+        raise Refused(
+            "not a disk: nothing is recognised, and the size is no whole number of sectors",
+            volume=disk.name,
+            expected=f"a multiple of {SECTOR}",
+            found=disk.size,
+        )
+
+
+def cut_short(disk: Volume) -> list[Finding]:
+    """Return a finding where the size of an image says that its end is missing."""
+    if not disk.size % SECTOR:
+        return []
+    text = f"the size, {disk.size} bytes, is no whole number of sectors: the end is missing"
+    return [Finding("damage", "cut-short", text, disk.name, disk.size)]
 
 
 def inspect_tree(tree: Tree) -> Document:
@@ -51,7 +78,7 @@ def inspect_tree(tree: Tree) -> Document:
         "tree": node(tree, disk),
         "boot": [as_value(path) for path in boot_paths(tree)],
         "appliance": as_value(generation) if generation else None,
-        "findings": [as_value(finding) for finding in tree.all_findings()],
+        "findings": [as_value(finding) for finding in cut_short(disk) + tree.all_findings()],
     }
 
 

@@ -7,16 +7,16 @@ target that carries the image's marker, only frames whose bytes it reads back an
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from onebay.base.error import BadChecksum, Damaged, Error, Interrupted, Refused
+from onebay.base.error import BadChecksum, Damaged, Refused
 from onebay.base.event import Began, Ended, Moved, Noted, silent
 from onebay.base.extent import ExtentSet
 from onebay.image import Image, Packed, State, Stream, decode_parallel
 from onebay.ops.readback import Seen, matches
+from onebay.ops.run import on_failure
 from onebay.ops.target import MARK, Target
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def restore(
     target = Target(disk, image.keep, late_of(image), image.manifest.digest, image_size=image.disk_size)
     began = time.monotonic()
     report(Began(OP, disk.name, image.keep.size))
-    with saying_state(disk):
+    incomplete = f"{disk.name} is incomplete and cannot boot; the same command run again goes on"
+    with on_failure(incomplete, disk.name):
         job = Job(image, target, keep_digests=verify and isinstance(image, Stream), report=report)
         resumed = target.begin()
         if resumed:
@@ -108,19 +109,6 @@ def restore(
     seconds = time.monotonic() - began
     report(Ended(OP, seconds, f"{job.written} bytes written"))
     return Restored(image.disk_size, job.written, resumed, seconds)
-
-
-@contextmanager
-def saying_state(disk: FileVolume) -> Iterator[None]:
-    """Add to every failure what state the target is in."""
-    state = f"{disk.name} is incomplete and cannot boot; the same command run again goes on"
-    try:
-        yield
-    except Error as error:
-        error.state = state
-        raise
-    except KeyboardInterrupt as error:
-        raise Interrupted("interrupted", volume=disk.name, state=state) from error
 
 
 class Job:

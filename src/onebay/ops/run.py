@@ -6,10 +6,11 @@ writes with absolute offsets that can be printed, replayed and cut at any point.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Error, Refused
+from onebay.base.error import Error, Interrupted, Refused
 from onebay.base.event import Began, Ended, Moved, silent
 from onebay.base.step import Copy, Flush, Step, Write, Zero, apply
 from onebay.block import Overlay, Volume, locate
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from onebay.base.event import Report
 
-__all__ = ["Plan", "Planner", "execute"]
+__all__ = ["Plan", "Planner", "execute", "on_failure"]
 
 
 @dataclass
@@ -86,23 +87,33 @@ class Planner:
             done += piece.size
 
 
+@contextmanager
+def on_failure(state: str, volume: str) -> Iterator[None]:
+    """Let every error of the block, and a wish to stop, say the condition `state` that `volume` is in."""
+    try:
+        yield
+    except Error as error:
+        error.state = state
+        raise
+    except OSError as error:  # the system refuses something that nobody foresaw
+        raise Refused(f"{error.strerror}", volume=str(error.filename or volume), state=state) from error
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted", volume=volume, state=state) from error
+
+
 def execute(plan: Plan, *, report: Report = silent) -> None:
-    """Carry out a plan; an error afterwards says up to which step the disk was written and how to go on."""
+    """Carry out a plan; a failure says up to which step the disk was written and how to go on."""
     total = len(plan.steps)
     report(Began(plan.verb, plan.disk.name, plan.size))
     done = 0
-    for number, step in enumerate(plan.steps):
-        try:
+    for number, step in enumerate([*plan.steps, Flush(plan.disk)] if total else []):
+        # A step that failed may have written a part, also the first one.
+        with on_failure(
+            f"written up to step {number} of {total}; run the same command again to complete it",
+            plan.disk.name,
+        ):
             apply(step)
-        except Error as error:
-            if number:
-                error.state = (
-                    f"written up to step {number} of {total}; run the same command again to complete it"
-                )
-            raise
-        if not isinstance(step, Flush):
-            done += step.size
-            report(Moved(plan.verb, done))
-    if total:
-        plan.disk.flush()
+            if not isinstance(step, Flush):
+                done += step.size
+                report(Moved(plan.verb, done))
     report(Ended(plan.verb, 0.0, f"{total} steps"))
