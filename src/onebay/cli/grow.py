@@ -40,12 +40,14 @@ def command(
     if dry_run:
         show_plan(plan, as_json=as_json)
         return
+    if plan.steps:
+        confirm(volume, "grow", yes=yes)
+        execute(plan, report=renderer(events=events))
+        volume.settle()
+    if as_json:
+        show_plan(plan, as_json=True)
+        return
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
     if not plan.steps:
         click.echo("the disk is full already; nothing was written")
-        return
-    confirm(volume, "grow", yes=yes)
-    execute(plan, report=renderer(events=events))
-    if as_json:
-        show_plan(plan, as_json=True)
