@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @sector_option
 def command(disk: Path, as_json: bool, svg: Path | None, sector_size: str | None) -> None:
     """Show what is on DISK, a block device or an image file, without writing anything to it."""
+    if svg is not None and svg.exists() and not is_picture(svg):
+        raise Refused("exists already and is no picture", volume=str(svg), hint="another name")
     document = inspect(open_disk(disk, sector_size=int(sector_size) if sector_size else None))
     if svg is not None:
         try:
@@ -36,3 +38,11 @@ def command(disk: Path, as_json: bool, svg: Path | None, sector_size: str | None
     else:
         for line in picture.text(document):
             click.echo(line)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is one that we may draw anew: an SVG, or empty."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) in (b"", b"<svg")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onebay.ops.run import Plan
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+MAX_SIZE = 1 << 63  # no file or device is larger
 
 PATH = click.Path(path_type=Path)
 yes_option = click.option("--yes", is_flag=True, help="Write to a block device without asking.")
@@ -33,13 +34,16 @@ sector_option = click.option(
 
 
 def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001
-    """Return a size in bytes from digits with an optional binary unit: 20G, 512M, 16T."""
+    """Return a size in bytes, 1 to 8 EiB - 1, from digits with an optional binary unit: 20G, 512M, 16T."""
     if value is None:
         return None
     match = re.fullmatch(r"(\d+)([kmgt]?)(i?b)?", value.strip().lower())
     if not match:
         raise click.BadParameter(f"{value!r} is no size; write for example 20G")
-    return int(match[1]) * UNITS[match[2]]
+    size = int(match[1][:20]) * UNITS[match[2]]
+    if not 0 < size < MAX_SIZE:
+        raise click.BadParameter(f"{value!r} is no size of a disk")
+    return size
 
 
 def confirm(volume: Volume, what: str, *, yes: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -22,10 +23,14 @@ events_option = click.option("--events", is_flag=True, help="Progress as JSON li
 
 
 def renderer(*, events: bool = False) -> Callable[[Event], None]:
-    """Return what draws events on standard error."""
-    if events:
-        return as_json
-    return Bar() if sys.stderr.isatty() else as_lines
+    """Return what draws events on standard error; nobody listening there is no reason to stop."""
+    draw: Callable[[Event], None] = as_json if events else Bar() if sys.stderr.isatty() else as_lines
+
+    def draw_or_not(event: Event) -> None:
+        with contextlib.suppress(OSError):
+            draw(event)
+
+    return draw_or_not
 
 
 def as_json(event: Event) -> None:
