@@ -142,10 +142,13 @@ def partition_digest(disk: Path, layout: str) -> list[str]:
 
 
 def data_disk_4k(folder: Path) -> Path:
-    """Make a GPT data disk with sectors of 4096 bytes and a gap of 128 MiB."""
+    """Make a GPT data disk with sectors of 4096 bytes and a gap of 128 MiB; needs root for a loop device."""
     disk = folder / "4k.img"
     with disk.open("xb") as file:
         file.truncate(2 << 30)
-    script = "label: gpt\nstart=256, size=65536\nstart=98304, size=300000\n"
-    run("sfdisk", "-q", "--sector-size", "4096", disk, stdin=script)
+    loop = run("losetup", "-b", "4096", "-f", "--show", disk).strip()
+    try:
+        run("sfdisk", "-q", loop, stdin="label: gpt\nstart=256, size=65536\nstart=98304, size=300000\n")
+    finally:
+        run("losetup", "-d", loop)
     return disk

@@ -19,7 +19,7 @@ GOOD = {
     "comment": "# nothing\n\n",
     "no newline": "set timeout=5",
     "carriage returns": "set a=1\r\nset b=2\r\nif [ $a = 1 ]; then\r\n echo x\r\nfi\r\n",
-    "quotes": "echo 'a \"b' \"c 'd' \\\" $x ${y}z\" e\\ f $\n",
+    "quotes": "echo 'a \"b' \"c 'd' \\\" $x ${y}z\" e\\ f\n",
     "continuation": "linux /zImage \\\n  console=ttyS0\n",
     "if": "if [ -s $prefix/grubenv ]; then\n load_env\nelif true; then echo a; else echo b; fi\n",
     "for": "for i in a b $c; do\n echo $i\ndone\n",
@@ -39,6 +39,8 @@ BAD = {
     "pipe": "echo a | cat\n",
     "closing": "echo a\n}\n",
     "variable": "echo ${x\n",
+    "dollar": "echo a$ b\n",
+    "dollar in quotes": 'echo "$"\n',
     "for": "for x y; do echo a; done\n",
 }
 

@@ -20,7 +20,7 @@ BLOCK_LIST = SECTOR - 12
 KERNEL_SECTOR = 0x5C
 SEGMENT = 0x820
 MAX_CORE = 2 << 20
-MAX_PLAIN = 16 << 20
+MAX_PLAIN = 1 << 20
 MODULE_MAGIC = b"mimg"
 MODULE, CONFIG, PREFIX = 0, 2, 3
 # decompressor header, in bytes from the start of the core's second sector
@@ -110,14 +110,14 @@ def read_modules(data: bytes) -> Core | None:
     return None
 
 
-def read_headers(data: bytes) -> Core:
-    """Read consecutive module headers; what follows a broken one is left out."""
+def read_headers(data: bytes) -> Core | None:
+    """Read consecutive module headers; None where one is broken, for then the core is damaged."""
     config = prefix = ""
     at = count = 0
     while at + 8 <= len(data):
         kind, length = struct.unpack_from("<II", data, at)
         if length < 8 or at + length > len(data):
-            break
+            return None
         body = data[at + 8 : at + length].split(b"\0", 1)[0] if kind in (CONFIG, PREFIX) else b""
         if kind == CONFIG:
             config = body.decode("utf-8", "replace")

@@ -177,7 +177,7 @@ class Lexer:
         return Part("escape", start, self.at, value, quoted)
 
     def variable(self, *, quoted: bool) -> Part:
-        """Read $name, ${name}, $1 or $?; a lone dollar sign is an ordinary character."""
+        """Read $name, ${name}, $1 or $?; GRUB refuses a lone dollar sign."""
         start = self.at
         braces = self.text.startswith("${", start)
         at = start + (2 if braces else 1)
@@ -190,10 +190,7 @@ class Lexer:
             while end < len(self.text) and self.text[end] in letters:
                 end += 1
         name = self.text[at:end]
-        if braces and (not name or self.text[end : end + 1] != "}"):
-            self.fail("variable name expected", start)
-        if not name:
-            self.at = start + 1
-            return Part("double" if quoted else "plain", start, self.at, "$")
+        if not name or (braces and self.text[end : end + 1] != "}"):
+            self.fail("name of a variable expected", start)
         self.at = end + (1 if braces else 0)
         return Part("variable", start, self.at, name, quoted)
