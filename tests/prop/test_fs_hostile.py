@@ -102,8 +102,8 @@ def ask_everything(layer: Layer, volume: Volume) -> None:
 
 
 def walk(layer: Fat, folder: str, depth: int) -> None:
-    """List folders below `folder`, at most 40 in each."""
-    for entry in (layer.listdir(folder or "/") or [])[:40]:
+    """List folders below `folder`, at most 8 in each."""
+    for entry in (layer.listdir(folder or "/") or [])[:8]:
         with contextlib.suppress(Error):
             if entry.is_dir and depth:
                 walk(layer, f"{folder}/{entry.name}", depth - 1)
