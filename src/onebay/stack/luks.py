@@ -1,7 +1,7 @@
 """LUKS1 and LUKS2 by their headers: named, checked, and kept whole, since nothing in them can be read.
 
 Sources: LUKS1 On-Disk Format Specification 1.2.3, table 1; LUKS2 On-Disk Format Specification 1.1.4,
-section 2 (binary header, checksum) and 3 (JSON area); cryptsetup 2.6 lib/luks2/luks2_disk_metadata.c.
+section 2 (binary header, checksum) and 3 (JSON area); cryptsetup lib/luks2/luks2_disk_metadata.c.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ makes it count. Several areas follow one another: until the last is done LVM see
 the newer and mends the other, and so do we when the command runs again. The label's sector with the device
 size, which LVM reads only for volumes without a group, comes last.
 Source: lvm2 lib/format_text/format-text.c (_vg_write_raw, _vg_commit_raw_rlocn), lib/metadata/pv_manip.c
-(pv_resize), lib/format_text/export.c (2.03.16).
+(pv_resize), lib/format_text/export.c.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LVM2's binary records: the label, the physical volume's header, the header of a metadata area.
 
 Sources: lvm2 lib/label/label.h (label_header), lib/format_text/layout.h (pv_header, mda_header, raw_locn),
-lib/format_text/format-text.h (disk_locn), lib/misc/crc.c, at 2.03.16.
+lib/format_text/format-text.h (disk_locn), lib/misc/crc.c.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LVM2's metadata text: a tokenizer, a parser that knows where each value stands, and edits of the text.
 
 The text is never written anew: a change replaces the bytes of the values that change, so unknown keys, their
-order and comments stay as LVM wrote them. Grammar: lvm2 libdm/libdm-config.c (2.03.16): `key = value`,
+order and comments stay as LVM wrote them. Grammar: lvm2 libdm/libdm-config.c: `key = value`,
 `name { ... }`, values are strings, numbers and arrays of them, `#` starts a comment.
 """
 

@@ -5,7 +5,7 @@ the bitmap covers more, then the members' size counts; members that differ in si
 smaller one, to the kernel as to us. Events stay: all members and the bitmap keep agreeing. With two members
 or more the new space is marked as not in sync (resync_offset), since nobody copied it.
 Source: linux drivers/md/md.c (super_1_rdev_size_change, super_1_load), raid1.c (raid1_resize),
-md-bitmap.c (bitmap_read_sb, __bitmap_resize), v6.12.
+md-bitmap.c (bitmap_read_sb, __bitmap_resize).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Superblocks of Linux md as they lie on disk: 0.90, 1.x and the write-intent bitmap's.
 
 Names are the kernel's: include/uapi/linux/raid/md_p.h (mdp_super_t, mdp_superblock_1) and
-drivers/md/md-bitmap.h (bitmap_super_s), read at v6.12. A 0.90 superblock is in the byte order of the host
+drivers/md/md-bitmap.h (bitmap_super_s). A 0.90 superblock is in the byte order of the host
 that wrote it; only little-endian ones are read.
 """
 
