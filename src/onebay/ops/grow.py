@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Refused, Unsupported
+from onebay.base.error import Refused, ToolFailed, ToolMissing, Unsupported
 from onebay.ops.run import Plan, Planner
 from onebay.table import Table
 from onebay.tree import discover
@@ -38,7 +38,9 @@ def plan_grow(disk: Volume) -> Plan:
                 continue
             try:
                 steps = layer.plan_grow()
-            except Unsupported as error:
+            except ToolMissing:
+                raise
+            except (Unsupported, ToolFailed) as error:  # tools work on scratch files: nothing was touched
                 planner.plan.notes.append(f"{name} stays as it is: {error}")
                 finished.add(name)
                 steps = []
