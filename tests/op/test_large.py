@@ -71,6 +71,8 @@ def test_capture_and_restore(huge: Path) -> None:
     assert target.stat().st_blocks * 512 < 64 * MIB
     tool("sgdisk", "-v", target)
     tool("e2fsck", "-fn", f"{target}?offset={MIB}")
+    target.unlink()
+    measured("restore", image, target, "--no-grow")
     measured("verify", image, "--against", target)
 
 

@@ -49,13 +49,14 @@ def needed(tree: Tree, *, everything: bool = False, report: Report = silent) -> 
 
 def own(layer: Layer, want: Callable[[Volume, ExtentSet], None], *, everything: bool, report: Report) -> None:
     """Add what the layer itself needs of the volumes below it."""
-    reason = layer.keep_whole()
+    used = layer.used() if layer.keep_whole() is None else ()
+    reason = layer.keep_whole()  # asked again: the walk through `used` may have met damage
     if reason:
         report(Noted(f"{layer.title} is kept whole: {reason}", layer.below[0].name))
         for below in layer.below:
             want(below, ExtentSet.single(0, below.size))
         return
-    for below, extents in zip(layer.below, layer.used(), strict=True):
+    for below, extents in zip(layer.below, used, strict=True):
         want(below, extents)
     if isinstance(layer, Table):
         want(layer.below[0], outside(layer, everything=everything))
