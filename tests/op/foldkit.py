@@ -127,7 +127,7 @@ def data_disk(folder: Path, layout: str) -> Path:
         lines.append("first-lba: 34")
     lines += [f"start={s}, size={n}, type={RAID if t == 'R' else t}" for s, n, t in parts]
     run("sfdisk", "-q", disk, stdin="\n".join(lines) + "\n")
-    run("mke2fs", "-q", "-t", "ext4", "-E", f"offset={parts[0][0] * 512}", disk, f"{parts[0][1] // 2}k")
+    run("mke2fs", "-q", "-t", "ext4", "-E", f"offset={parts[0][0] * 512}", disk, "64M")
     return disk
 
 

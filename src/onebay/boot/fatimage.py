@@ -72,7 +72,8 @@ def make(
     with path.open("xb") as file:
         file.truncate(size)
     bits = 32 if size >= FAT32_SIZE else 16
-    argv = ["mkfs.fat", "-F", str(bits), "-S", str(sector_size), "-s", str(cluster // sector_size)]
+    argv = ["mkfs.fat", "--invariant", "-F", str(bits)]
+    argv += ["-S", str(sector_size), "-s", str(cluster // sector_size)]
     argv += ["-i", f"{volume_id:08x}", "-n", label or "NO NAME"]
     if bits == 16:
         argv += ["-r", str(max(512, -(-root_entries // 512) * 512))]
