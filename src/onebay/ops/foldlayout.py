@@ -109,7 +109,7 @@ def blocked(disk: BootDisk, sector_size: int) -> str | None:
     """Say why the partitions cannot be copied whole, or None where they can."""
     for part in disk.parts:
         if part.kind == "ext" and part.block_size < sector_size:
-            return f"p{part.number} has blocks of {part.block_size} bytes, too small for sectors of {sector_size}"
+            return f"p{part.number} has blocks of {part.block_size} bytes, smaller than a sector"
         if part.kind == "raw" and sector_size != part.volume.sector_size:
             return f"p{part.number} ({part.title}) is made for sectors of {part.volume.sector_size} bytes"
     return None
