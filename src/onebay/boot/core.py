@@ -25,6 +25,8 @@ MODULE_MAGIC = b"mimg"
 MODULE, CONFIG, PREFIX = 0, 2, 3
 # decompressor header, in bytes from the start of the core's second sector
 COMPRESSED_SIZE, PLAIN_SIZE = 0x08, 0x0C
+# where its end can be, in bytes from the start of the core
+DECOMPRESSOR = (SECTOR + 0x400, SECTOR + 0x2000)
 FILTER = {"id": lzma.FILTER_LZMA1, "lc": 3, "lp": 0, "pb": 2, "dict_size": 1 << 20}
 
 
@@ -76,11 +78,12 @@ def read_bios_core(core: bytes) -> Core | None:
     packed, plain = struct.unpack_from("<II", core, SECTOR + COMPRESSED_SIZE)
     if not 0 < packed <= len(core) or not 0 < plain <= MAX_PLAIN:
         return None
-    # the stream follows the decompressor, padded with zeros to the end of the sector
-    for at in range(len(core) - packed, max(SECTOR, len(core) - packed - SECTOR) - 1, -1):
-        found = unpack(core[at : at + packed], plain)
-        if found is not None:
-            return found
+    # the stream follows the decompressor, whose size differs by build; every LZMA stream begins with a zero
+    for at in range(DECOMPRESSOR[0], min(DECOMPRESSOR[1], len(core) - packed + 1)):
+        if core[at] == 0 and any(core[at + 1 : at + 5]):  # a cleared core would decode at length to nothing
+            found = unpack(core[at : at + packed], plain)
+            if found is not None:
+                return found
     return None
 
 
