@@ -1,8 +1,8 @@
 """The explicit list of probes, and discovery: a to-do list of volumes run to a fixpoint.
 
 Layers end up in a list in which each stands after everything it stands on, so every verb is one loop over it.
-Membership outranks a table or file system on the same volume (md 0.90 and 1.0 leave the file system's own
-superblock visible); two hits of one rank are reported as ambiguous, not resolved by order.
+Membership outranks a table or file system on the same volume, and md all the rest (0.90 and 1.0 leave what
+stands on the array visible on its members); two hits of one rank are reported as ambiguous, never resolved.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Probe(NamedTuple):
 
 PROBES = (
     Probe("md", 0, md.probe, md.assemble),
-    Probe("lvm", 0, lvm.probe, lvm.assemble),
-    Probe("luks", 0, luks.probe),
-    Probe("table", 1, table.probe),
-    Probe("ext", 1, ext.probe),
-    Probe("btrfs", 1, btrfs.probe),
-    Probe("xfs", 1, xfs.probe),
-    Probe("fat", 1, fat.probe),
-    Probe("swap", 1, swap.probe),
-    Probe("name", 2, names.probe),
+    Probe("lvm", 1, lvm.probe, lvm.assemble),
+    Probe("luks", 1, luks.probe),
+    Probe("table", 2, table.probe),
+    Probe("ext", 2, ext.probe),
+    Probe("btrfs", 2, btrfs.probe),
+    Probe("xfs", 2, xfs.probe),
+    Probe("fat", 2, fat.probe),
+    Probe("swap", 2, swap.probe),
+    Probe("name", 3, names.probe),
 )
 MAX_VOLUMES = 4096  # a hostile disk may nest without end
 

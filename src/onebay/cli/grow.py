@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onebay.block import open_disk
+from onebay.block import FileVolume, create_disk, open_disk
 from onebay.cli.options import (
     PATH,
     confirm,
@@ -17,37 +17,64 @@ from onebay.cli.options import (
     yes_option,
 )
 from onebay.cli.progress import events_option, renderer
-from onebay.ops.grow import plan_grow
-from onebay.ops.run import execute
+from onebay.ops.grow import complete, grow, plan_grow
+from onebay.ops.journal import MAX_BODY, Journal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+JOURNAL_SIZE = MAX_BODY + (4 << 20)
+
 
 @click.command()
 @click.argument("disk", type=PATH)
+@click.option("--journal", type=PATH, metavar="FILE", help="Keep the journal in FILE, not at the disk's end.")
+@click.option("--drop-journal", is_flag=True, help="Forget an interrupted run; check the file system first.")
 @dry_run_option
 @yes_option
 @json_option
 @sector_option
 @events_option
 def command(
-    disk: Path, dry_run: bool, yes: bool, as_json: bool, sector_size: str | None, events: bool
+    disk: Path,
+    journal: Path | None,
+    drop_journal: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    sector_size: str | None,
+    events: bool,
 ) -> None:
-    """Grow the last data partition of DISK and everything on it to fill the disk."""
+    """Grow the last data partition of DISK and everything on it to fill the disk.
+
+    A run that was interrupted is completed first.
+    """
+    report = renderer(events=events)
     volume = open_disk(disk, writable=not dry_run, sector_size=int(sector_size) if sector_size else None)
-    plan = plan_grow(volume)
     if dry_run:
-        show_plan(plan, as_json=as_json)
+        show_plan(plan_grow(volume), as_json=as_json)
         return
+    store = open_journal(journal) if journal else None
+    found = Journal(volume, store)
+    if found.pending() is not None:
+        confirm(volume, "complete an interrupted change of", yes=yes)
+        if drop_journal:
+            found.erase()
+        else:
+            complete(found, report=report)
+    plan = plan_grow(volume)
     if plan.steps:
         confirm(volume, "grow", yes=yes)
-        execute(plan, report=renderer(events=events))
+        grow(volume, plan=plan, store=store, report=report)
         volume.settle()
     if as_json:
         show_plan(plan, as_json=True)
         return
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
-    if not plan.steps:
-        click.echo("the disk is full already; nothing was written")
+    click.echo("grown" if plan.steps else "the disk is full already; nothing was written")
+
+
+def open_journal(path: Path) -> FileVolume:
+    """Open a journal file, or make one: sparse, so that only what is journaled takes space."""
+    return open_disk(path, writable=True) if path.exists() else create_disk(path, JOURNAL_SIZE)

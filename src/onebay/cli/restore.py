@@ -10,12 +10,21 @@ import click
 
 from onebay.base.error import Error, Refused
 from onebay.block import FileVolume, Overlay, create_disk, is_device, open_disk
-from onebay.cli.options import PATH, confirm, dry_run_option, json_option, parse_size, show_plan, yes_option
-from onebay.cli.progress import events_option, human, renderer
+from onebay.cli.options import (
+    PATH,
+    check_place,
+    confirm,
+    dry_run_option,
+    json_option,
+    parse_size,
+    show_plan,
+    yes_option,
+)
+from onebay.cli.progress import answer, events_option, human, remark, renderer
 from onebay.image import Image, ImageVolume, Stream
-from onebay.ops.grow import plan_grow
+from onebay.ops.grow import grow, plan_grow
 from onebay.ops.restore import carries_marker, open_image, restore
-from onebay.ops.run import Plan, execute, on_failure
+from onebay.ops.run import Plan
 from onebay.source import open_source
 
 if TYPE_CHECKING:
@@ -60,11 +69,11 @@ def command(
     with closing(open_source(image)) as source:
         opened = open_image(source)
         if dry_run:
-            rehearse(opened, target, size, grow=not no_grow, as_json=as_json)
+            rehearse(opened, target, size, with_growth=not no_grow, as_json=as_json)
             return
         with closing(open_target(target, size, opened, yes=yes)) as disk:
             done = restore(opened, disk, verify=verify, threads=threads, report=report)
-            notes = [] if no_grow else grow(disk, report)
+            notes = [] if no_grow else grow_restored(disk, report)
             disk.settle()
             text = {
                 "target": str(target),
@@ -75,34 +84,37 @@ def command(
                 "notes": notes,
             }
     if as_json:
-        click.echo(json.dumps(text, indent=2))
+        answer(json.dumps(text, indent=2))
         return
     for note in notes:
-        click.echo(f"note: {note}", err=True)
-    click.echo(f"{target}: restored, {human(done.written)} written in {done.seconds:.1f} s")
+        remark(f"note: {note}")
+    answer(f"{target}: restored, {human(done.written)} written in {done.seconds:.1f} s")
 
 
-def grow(disk: FileVolume, report: Report) -> list[str]:
+def grow_restored(disk: FileVolume, report: Report) -> list[str]:
     """Grow a disk that was just restored; return what stays as it is and why."""
-    state = f"{disk.name} is restored and whole; only growing it failed (onebay grow tries again)"
-    with on_failure(state, disk.name):
-        plan = plan_grow(disk)
-        execute(plan, report=report)
-    return plan.notes
+    try:
+        return grow(disk, report=report).notes
+    except Error as error:
+        error.state = f"{disk.name} is restored; only growing it was not completed (onebay grow goes on)"
+        raise
 
 
-def rehearse(opened: Image | Stream, target: Path, size: int | None, *, grow: bool, as_json: bool) -> None:
+def rehearse(
+    opened: Image | Stream, target: Path, size: int | None, *, with_growth: bool, as_json: bool
+) -> None:
     """Print what a restore would do. Growth is planned on the image itself, so not for a pipe."""
+    check_place(target)
     room = size or opened.disk_size
     if target.exists():
         with closing(open_disk(target, sector_size=opened.manifest.sector_size)) as disk:
-            room = max(room, disk.size)
+            room = max(size or 0, disk.size)
             if reason := disk.busy():
                 raise Refused(reason, volume=str(target))
     check_size(target, room, opened.disk_size)
     plan = Plan("restore", Overlay(open_disk_of(opened), size=room, name=str(target)))
     plan.notes.append(f"writes {opened.keep.size} bytes that matter of a disk of {opened.disk_size} bytes")
-    if grow and isinstance(opened, Image):
+    if with_growth and isinstance(opened, Image):
         growth = plan_grow(plan.disk)
         plan.steps, plan.notes = growth.steps, plan.notes + growth.notes
     show_plan(plan, as_json=as_json)
@@ -118,6 +130,7 @@ def open_disk_of(opened: Image | Stream) -> ImageVolume:
 def open_target(target: Path, size: int | None, opened: Image | Stream, *, yes: bool) -> FileVolume:
     """Open or make the target and have it confirmed; raises Refused before anything is written."""
     need, sector_size = opened.disk_size, opened.manifest.sector_size
+    check_place(target)
     if not target.exists():
         check_size(target, size or need, need)
         return create_disk(target, size or need, sector_size=sector_size)

@@ -9,11 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Refused, ToolFailed, ToolMissing, Unsupported
-from onebay.ops.run import Plan, Planner
+from onebay.base.event import Noted, silent
+from onebay.base.extent import ExtentSet
+from onebay.base.step import Flush, Write, Zero
+from onebay.block import Span
+from onebay.ops.journal import Journal, body_size
+from onebay.ops.need import needed
+from onebay.ops.run import Plan, Planner, execute, is_critical
+from onebay.stack.md import MdArray
 from onebay.table import Table
 from onebay.tree import discover
 
 if TYPE_CHECKING:
+    from onebay.base.event import Report
+    from onebay.base.step import Step
     from onebay.block import Volume
     from onebay.layer import Layer
     from onebay.tree import Tree
@@ -37,7 +46,7 @@ def plan_grow(disk: Volume) -> Plan:
             if name in finished:
                 continue
             try:
-                steps = layer.plan_grow()
+                steps = with_moved_end(tree, layer) if isinstance(layer, Table) else layer.plan_grow()
             except ToolMissing:
                 raise
             except (Unsupported, ToolFailed) as error:  # tools work on scratch files: nothing was touched
@@ -51,6 +60,56 @@ def plan_grow(disk: Volume) -> Plan:
         else:
             return planner.plan
     raise AssertionError(f"{disk.name}: growing does not end")
+
+
+def grow(
+    disk: Volume, *, plan: Plan | None = None, store: Volume | None = None, report: Report = silent
+) -> Plan:
+    """Grow `disk`, first completing a run that was interrupted; return the plan that was carried out.
+
+    `plan` is what `plan_grow` said of the same disk just now; `store` takes the journal instead of the end of
+    the disk. Raises Refused where the journal has no room.
+    """
+    journal = Journal(disk, store)
+    if complete(journal, report=report) or plan is None:
+        plan = plan_grow(disk)
+    execute(plan, journal=journal if has_room(plan, journal) else None, report=report)
+    return plan
+
+
+def complete(journal: Journal, *, report: Report = silent) -> bool:
+    """Complete an interrupted change, and return whether there was one."""
+    changes = journal.pending()
+    if changes is None:
+        return False
+    journal.replay(changes)
+    report(Noted("completed a change that was interrupted", journal.disk.name))
+    return True
+
+
+def has_room(plan: Plan, journal: Journal) -> bool:
+    """Whether the plan needs a journal; raises Refused where somebody uses the journal's place."""
+    critical = [step for step in plan.steps if isinstance(step, Write) and is_critical(step)]
+    if not critical:
+        return False
+    if journal.store is not plan.disk:
+        return True
+    room = journal.room(body_size(critical))
+    tree = discover([plan.disk])
+    taken = needed(tree) | ExtentSet.of(
+        (step.at, step.at + step.size) for step in plan.steps if not isinstance(step, Flush)
+    )
+    table = tree.on(plan.disk)
+    if isinstance(table, Table):  # what no partition holds is free, save the table itself
+        taken = (taken - table.outside()) | table.metadata()
+    if room.start < 0 or taken.overlaps(*room):
+        raise Refused(
+            "no free space for the journal at the end of the disk",
+            volume=plan.disk.name,
+            at=max(0, room.start),
+            hint="name a file on another disk with --journal",
+        )
+    return True
 
 
 def refuse_damage(tree: Tree) -> None:
@@ -85,3 +144,18 @@ def chain(tree: Tree) -> list[Layer]:
             found.append(layer)
             standing.update(id(above) for above in layer.above)
     return found
+
+
+def with_moved_end(tree: Tree, table: Table) -> list[Step]:
+    """Return the table's steps; an md 1.0 superblock, which stands at the end, moves before they count."""
+    steps = table.plan_grow()
+    data = table.data_partition
+    array = tree.on(data.volume) if data is not None else None
+    if not steps or data is None or not isinstance(array, MdArray) or array.version != "1.0":
+        return steps
+    end = table.grown_end(data)
+    if end == data.end:
+        return steps
+    grown = Span(data.volume.name, tree.disks[0], data.start, end - data.start)
+    cleared = max((n + 1 for n, step in enumerate(steps) if isinstance(step, Zero)), default=0)
+    return [*steps[:cleared], *array.plan_move([grown]), Flush(grown), *steps[cleared:]]

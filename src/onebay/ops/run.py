@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from onebay.base.event import Report
+    from onebay.ops.journal import Journal
 
 __all__ = ["Plan", "Planner", "execute", "on_failure"]
+
+CRITICAL = "critical:"
 
 
 @dataclass
@@ -101,19 +104,53 @@ def on_failure(state: str, volume: str) -> Iterator[None]:
         raise Interrupted("interrupted", volume=volume, state=state) from error
 
 
-def execute(plan: Plan, *, report: Report = silent) -> None:
-    """Carry out a plan; a failure says up to which step the disk was written and how to go on."""
+def execute(plan: Plan, *, journal: Journal | None = None, report: Report = silent) -> None:
+    """Carry out a plan; an error afterwards says up to which step the disk was written and how to go on.
+
+    Writes that no order makes safe (their `why` begins with "critical:") go through the `journal`; without
+    one they are written as they are, for disks that a run from the beginning would restore anyway.
+    """
     total = len(plan.steps)
     report(Began(plan.verb, plan.disk.name, plan.size))
-    done = 0
-    for number, step in enumerate([*plan.steps, Flush(plan.disk)] if total else []):
-        # A step that failed may have written a part, also the first one.
-        with on_failure(
-            f"written up to step {number} of {total}; run the same command again to complete it",
-            plan.disk.name,
-        ):
-            apply(step)
-            if not isinstance(step, Flush):
-                done += step.size
-                report(Moved(plan.verb, done))
+    done = number = 0
+    try:
+        for critical, steps in sections(plan.steps):
+            writes = [step for step in steps if isinstance(step, Write)]
+            if critical and journal is not None:
+                journal.commit(writes)
+            for step in steps:
+                apply(step)
+                number += 1
+                if not isinstance(step, Flush):
+                    done += step.size
+                    report(Moved(plan.verb, done))
+            if critical and journal is not None:
+                plan.disk.flush()
+                journal.erase()
+    except Error as error:
+        if number:
+            error.state = f"written up to step {number} of {total}; run the same command again to complete it"
+        raise
+    if total:
+        plan.disk.flush()
     report(Ended(plan.verb, 0.0, f"{total} steps"))
+
+
+def is_critical(step: Step) -> bool:
+    """Whether a step must not be cut short."""
+    return isinstance(step, Write) and step.why.startswith(CRITICAL)
+
+
+def sections(steps: list[Step]) -> Iterator[tuple[bool, list[Step]]]:
+    """Yield stretches of steps; a critical one reaches from a critical write to the last that follows it
+    with nothing but barriers between."""
+    start = 0
+    while start < len(steps):
+        critical = is_critical(steps[start])
+        end = at = start
+        while at < len(steps) and (is_critical(steps[at]) == critical or isinstance(steps[at], Flush)):
+            at += 1
+            if not critical or is_critical(steps[at - 1]):
+                end = at
+        yield critical, steps[start:end]
+        start = end

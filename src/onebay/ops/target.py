@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MARK = b"onebay: this restore is not complete; run the same command again\n"
 HEAD = 1 << 20  # bytes at the start of the disk that are written last
-END = 1 << 20  # bytes at the end of the disk that are cleared first: backup GPT, md of an old life
+END = 4 << 20  # bytes at the end that are cleared first: backup GPT, md and journals of an old life
 NEAR = 64 << 10  # ranges closer than this are written in one go
 
 

@@ -1,0 +1,145 @@
+"""A redo journal for the few writes that no order makes safe: metadata that is rewritten in place.
+
+The new bytes, and the old ones they replace, are written first into space that nobody uses, at the end of the
+disk (or into a file); one sector makes them count; only then are they written to their places, and that
+sector is erased. After a power cut the journal is written out again from the first byte to the last. It is
+applied only where every sector still holds its old or its new content: whoever used the disk in between made
+the journal stale, and it must not undo their work.
+
+    head   one sector at the last whole MiB of the disk but two: HEAD, zeros to the end of the sector
+    body   ends where the head begins: for each write `at` (8), `size` (4), old bytes, new bytes
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from onebay.base.error import Refused
+from onebay.base.extent import Extent
+from onebay.base.record import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from onebay.base.step import Write
+    from onebay.block import Volume
+
+MIB = 1 << 20
+MAGIC = b"1BYJRNL1"
+SECTOR = 512  # what a power cut leaves whole, on disks of 4096 bytes too
+MAX_BODY = 256 * MIB
+ENTRY = struct.Struct("<QI")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Makes the body count: `body_sha` covers it, `head_sha` the fields before."""
+
+    magic: Annotated[bytes, "8s"]
+    disk_size: Annotated[int, "Q"]
+    body_size: Annotated[int, "Q"]
+    count: Annotated[int, "I"]
+    reserved: Annotated[int, "I"]
+    body_sha: Annotated[bytes, "32s"]
+    head_sha: Annotated[bytes, "32s"]
+
+
+HEAD = Layout(Head, order="<", size=96)
+
+
+class Change(NamedTuple):
+    """`old` bytes at byte `at` of the disk become `new` ones, of the same length."""
+
+    at: int
+    old: bytes
+    new: bytes
+
+
+def body_size(writes: Iterable[Write]) -> int:
+    """Bytes that the body for these writes takes."""
+    return sum(ENTRY.size + 2 * write.size for write in writes)
+
+
+class Journal:
+    """The journal of `disk`, on the disk itself or on another volume `store`, which may be a file."""
+
+    def __init__(self, disk: Volume, store: Volume | None = None) -> None:
+        self.disk = disk
+        self.store = store or disk
+        self.head_at = max(0, self.store.size // MIB - 2) * MIB
+
+    def room(self, size: int) -> Extent:
+        """Return the bytes of the store that a body of `size` bytes and the head take."""
+        return Extent(self.head_at - -(-size // MIB) * MIB, self.head_at + self.store.sector_size)
+
+    def commit(self, writes: Sequence[Write]) -> None:
+        """Write the journal; when this returns, `writes` will reach the disk whatever happens."""
+        changes = [Change(write.at, self.disk.read(write.at, write.size), write.data) for write in writes]
+        body = b"".join(
+            ENTRY.pack(change.at, len(change.new)) + change.old + change.new for change in changes
+        )
+        room = self.room(len(body))
+        if room.start < 0 or len(body) > MAX_BODY:
+            raise Refused("the journal does not fit", volume=self.store.name, found=len(body))
+        self.store.write(self.head_at - len(body), body)
+        self.store.flush()
+        head = Head(MAGIC, self.disk.size, len(body), len(changes), 0, sha256(body).digest(), bytes(32))
+        packed = HEAD.pack(head)
+        packed = packed[:-32] + sha256(packed[:-32]).digest()
+        self.store.write(self.head_at, packed.ljust(self.store.sector_size, b"\0"))
+        self.store.flush()
+
+    def pending(self) -> list[Change] | None:
+        """Return the changes of a journal that counts, or None; one that is torn never counted."""
+        if self.head_at + HEAD.size > self.store.size:
+            return None
+        raw = self.store.read(self.head_at, HEAD.size)
+        head = HEAD.unpack(raw)
+        if head.magic != MAGIC or head.head_sha != sha256(raw[:-32]).digest():
+            return None
+        if head.disk_size != self.disk.size or head.body_size > min(MAX_BODY, self.head_at):
+            return None
+        body = self.store.read(self.head_at - head.body_size, head.body_size)
+        if sha256(body).digest() != head.body_sha:
+            return None
+        return list(parse_body(body, head.count))
+
+    def replay(self, changes: Sequence[Change]) -> None:
+        """Write the changes out again; raises Refused where the disk was used since, and writes nothing."""
+        for change in changes:
+            found = self.disk.read(change.at, len(change.new))
+            for at in range(0, len(found), SECTOR):
+                end = at + SECTOR
+                if found[at:end] not in (change.old[at:end], change.new[at:end]):
+                    raise Refused(
+                        "an interrupted change cannot be completed: the disk was changed since",
+                        volume=self.disk.name,
+                        at=change.at + at,
+                        hint="have its file system checked",
+                    )
+        for change in changes:
+            self.disk.write(change.at, change.new)
+        self.disk.flush()
+        self.erase()
+
+    def erase(self) -> None:
+        """Make the journal not count any more."""
+        self.store.write(self.head_at, bytes(self.store.sector_size))
+        self.store.flush()
+
+
+def parse_body(body: bytes, count: int) -> Iterable[Change]:
+    """Yield the changes of a body whose digest was right; ends at the first that does not fit."""
+    at = 0
+    for _ in range(count):
+        if at + ENTRY.size > len(body):
+            return
+        where, size = ENTRY.unpack_from(body, at)
+        start = at + ENTRY.size
+        at = start + 2 * size
+        if at > len(body):
+            return
+        yield Change(where, body[start : start + size], body[start + size : at])
