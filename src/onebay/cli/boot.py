@@ -19,6 +19,7 @@ from onebay.base.error import ToolFailed
 from onebay.cli.options import PATH
 from onebay.cli.progress import events_option, renderer
 from onebay.machine import boot as machine
+from onebay.machine.qemu import image_format
 from onebay.machine.worker import accel
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ def command(
     events: bool,
 ) -> None:
     """Boot DISK, an image file or a block device, and throw away whatever the machine writes."""
+    for path in (disk, first):
+        if path is not None:
+            image_format(path)  # say that it is not there before anything is built
     report = renderer(events=events)
     kind = accel(cache, report=report)
     if expect is None:

@@ -117,7 +117,7 @@ def boot(
     firmware: Firmware = "bios",
     bus: qemu.Bus = "virtio",
     expect: str | None = None,
-    timeout: float = 300,
+    timeout: float = 600,
     sector_size: int = 512,
     memory_mb: int = 1024,
     accel: qemu.Accel = "tcg",
