@@ -93,7 +93,7 @@ if [ -b /dev/vdd ]; then
     cat > $system/etc/fstab << END
 UUID=$root_uuid / ext4 defaults,noatime 0 0
 UUID=$swap_uuid none swap nofail 0 0
-UUID=$data_uuid /volume1 auto defaults,noatime,x-systemd.device-timeout=300 0 0
+UUID=$data_uuid /volume1 auto defaults,noatime 0 0
 END
 else
     mkdir -p $system/etc.defaults

@@ -27,6 +27,9 @@ ExecStart=/usr/local/sbin/onebay-manifest
 [Install]
 WantedBy=multi-user.target
 END
+# emulated without KVM on a busy host, a minute is short
+mkdir -p /etc/systemd/system.conf.d
+printf '[Manager]\nDefaultTimeoutStartSec=600s\nDefaultDeviceTimeoutSec=600s\n' > /etc/systemd/system.conf.d/slow.conf
 # the arrays were assembled before udev ran, so no event of theirs will ever activate what is on them
 cat > /etc/systemd/system/nas-volumes.service << 'END'
 [Unit]
