@@ -6,6 +6,7 @@ ever sees what stands below it as it will be. The appliance's system partitions 
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Refused, ToolFailed, ToolMissing, Unsupported
@@ -157,5 +158,6 @@ def with_moved_end(tree: Tree, table: Table) -> list[Step]:
     if end == data.end:
         return steps
     grown = Span(data.volume.name, tree.disks[0], data.start, end - data.start)
-    cleared = max((n + 1 for n, step in enumerate(steps) if isinstance(step, Zero)), default=0)
+    # tables clear the end of the new room first, before any of their own writes
+    cleared = sum(1 for _ in takewhile(lambda step: isinstance(step, Zero), steps))
     return [*steps[:cleared], *array.plan_move([grown]), Flush(grown), *steps[cleared:]]

@@ -1,0 +1,115 @@
+"""grow on disks that the samples do not show: md 1.0 in the last partition, nothing to grow, damage."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from onebay.base.error import Refused
+from onebay.base.step import apply
+from onebay.block import FileVolume, open_disk
+from onebay.ops.grow import plan_grow
+from onebay.ops.run import Plan, execute
+from onebay.stack.md import MdArray
+from onebay.tree import discover
+
+MIB = 1 << 20
+GOLDEN = Path(__file__).parents[1] / "format" / "md" / "v10.img.zst"
+
+
+def tool(*argv: str | Path, stdin: str | None = None) -> str:
+    done = subprocess.run(
+        [str(arg) for arg in argv], input=stdin, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def member() -> bytes:
+    return subprocess.run(["zstd", "-dc", GOLDEN], check=True, capture_output=True).stdout
+
+
+def make(path: Path, member: bytes) -> int:
+    """A GPT disk whose one partition is the golden member; its size is then doubled with random bytes."""
+    size = MIB + len(member) + MIB
+    size = -(-size // MIB) * MIB
+    with path.open("wb") as file:
+        file.truncate(size)
+    tool("sgdisk", "-n", f"1:2048:{2047 + len(member) // 512}", "-t", "1:fd00", path)
+    with path.open("r+b") as file:
+        file.seek(MIB)
+        file.write(member)
+        file.seek(size)
+        file.write(random.Random(3).randbytes(size))
+    return 2 * size
+
+
+def array_on(disk: FileVolume) -> MdArray:
+    """The array, wherever its superblock is now."""
+    arrays = [layer for layer in discover([disk]).layers if isinstance(layer, MdArray)]
+    assert len(arrays) == 1, discover([disk]).all_findings()
+    return arrays[0]
+
+
+def test_a_superblock_at_the_end_moves_with_the_end(tmp_path: Path, member: bytes) -> None:
+    """After every step the array is found, by its old place or its new one; at the end mdadm agrees."""
+    path = tmp_path / "disk.img"
+    make(path, member)
+    disk = open_disk(path, writable=True)
+    before = array_on(disk)
+    plan = plan_grow(disk)
+    for step in plan.steps:
+        apply(step)
+        assert array_on(disk).uuid == before.uuid, step
+    assert array_on(disk).size > before.size + len(member) // 2
+    assert plan_grow(disk).steps == []
+    tool("sgdisk", "-v", path)
+    start, size = (
+        int(n) for n in re.findall(r"(?:First|Last) sector: (\d+)", tool("sgdisk", "-i", "1", path))
+    )
+    part = tmp_path / "part.img"
+    part.write_bytes(path.read_bytes()[start * 512 : (size + 1) * 512])
+    found = tool("mdadm", "--examine", part)
+    assert "- correct" in found
+    assert int(re.findall(r"Array Size : (\d+)", found)[0]) * 1024 == array_on(disk).size
+
+
+def test_a_cut_grow_is_completed(tmp_path: Path, member: bytes) -> None:
+    path = tmp_path / "disk.img"
+    make(path, member)
+    whole = path.read_bytes()
+    disk = open_disk(path, writable=True)
+    steps = plan_grow(disk).steps
+    execute(Plan("grow", disk, steps))
+    final = array_on(disk).size
+    for cut in range(len(steps)):
+        disk.write(0, whole)
+        for step in steps[:cut]:
+            apply(step)
+        execute(plan_grow(disk))
+        assert array_on(disk).size == final, cut
+        tool("sgdisk", "-v", path)
+
+
+def test_nothing_that_could_grow(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(4 * MIB))
+    with pytest.raises(Refused, match="nothing that could grow"):
+        plan_grow(open_disk(path))
+
+
+def test_overlapping_partitions_are_not_grown(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(16 * MIB))
+    tool("sfdisk", "--force", "--no-tell-kernel", path, stdin="start=2048,size=8192\nstart=16384,size=2048\n")
+    data = bytearray(path.read_bytes())
+    data[0x1CE + 8 : 0x1CE + 12] = (4096).to_bytes(4, "little")  # the second one starts inside the first
+    path.write_bytes(data)
+    with pytest.raises(Refused, match="overlap"):
+        plan_grow(open_disk(path))
+    assert path.read_bytes() == data
