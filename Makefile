@@ -22,7 +22,10 @@ test: setup ## minutes: what CI runs
 vm: setup ## the whole boot matrix: layouts x firmware x buses
 	$(PYTEST) -q -m vm --matrix tests/vm
 
+docs: setup ## write the documents that come from the code
+	$(PY) scripts/verbs.py
+
 clean: ## remove the virtual environment and caches inside the checkout
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup demo check test vm clean
+.PHONY: help setup demo check test vm docs clean

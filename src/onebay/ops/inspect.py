@@ -70,14 +70,16 @@ def inspect_tree(tree: Tree) -> Document:
     head: Document = {"name": disk.name, "size": disk.size, "sector_size": disk.sector_size}
     if isinstance(disk, DeviceVolume):
         head.update(disk.identity)
-    generation = dsm.generation(table) if isinstance(table, Table) else None
+    appliance: Document | None = None
+    if isinstance(table, Table) and (generation := dsm.generation(table)):
+        appliance = {**as_value(generation), "shr": dsm.is_shr(table)}
     return {
         "onebay": __version__,
         "format": FORMAT,
         "disk": head,
         "tree": node(tree, disk),
         "boot": [as_value(path) for path in boot_paths(tree)],
-        "appliance": as_value(generation) if generation else None,
+        "appliance": appliance,
         "findings": [as_value(finding) for finding in cut_short(disk) + tree.all_findings()],
     }
 
