@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from onebay.base.error import BadChecksum, BadMagic, Damaged, Inconsistent, Truncated, Unsupported
+from onebay.base.error import BadChecksum, Damaged, Inconsistent, Truncated, Unsupported
 from onebay.image.codec import compressor, unpack
 from onebay.image.record import (
     GROUP,
@@ -221,11 +221,9 @@ class SeekTable:
 
 
 def parse_footer(raw: bytes, name: str) -> int:
-    """Return the number of entries by the last 9 bytes of a file; raises BadMagic or Damaged."""
+    """Return the number of entries by the last 9 bytes of a file; raises Damaged."""
     count, descriptor, magic = SEEK_FOOTER.unpack(raw)
-    if magic != SEEK_MAGIC:
-        raise BadMagic("no end mark: the image is cut short, or bytes were added", volume=name, found=raw[5:])
-    if descriptor or not 4 <= count < 1 << 27:
+    if magic != SEEK_MAGIC or descriptor or not 4 <= count < 1 << 27:
         raise Damaged("seek table", volume=name, found=raw)
     return int(count)
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from onebay.base.error import BadMagic, Damaged, Inconsistent, Truncated, Unsupported
+from onebay.base.error import Damaged, Inconsistent, Truncated, Unsupported
 from onebay.base.event import Report, silent
 from onebay.image.codec import Zeros, frame_length
 from onebay.image.decode import Decoded, Decoder
@@ -29,6 +29,7 @@ from onebay.image.record import (
     PAGE,
     SEEK_ENTRY,
     SEEK_FOOTER,
+    SEEK_MAGIC,
     ZSTD_MAGIC,
     Frame,
     Packed,
@@ -203,30 +204,30 @@ class Image:
 
 def read_root(origin: RandomOrigin, size: int) -> Root:
     """Find the root from the end of the file; raises Unsupported where it is no image of ours, Damaged."""
-    name = origin.name
     head = origin.read_at(0, min(size, 512))
     if head[:4] != ZSTD_MAGIC.to_bytes(4, "little"):
-        raise not_ours(name, head)
-    least = SEEK_ENTRY.size + SEEK_FOOTER.size
-    if size < SMALLEST_ROOT + least:
-        raise not_ours(name, head)
-    tail = origin.read_at(size - least, least)
+        raise not_ours(origin.name, head)
     try:
-        count = parse_footer(tail[SEEK_ENTRY.size :], name)
-    except BadMagic as error:
+        return find_root(origin, size)
+    except Damaged as error:
         if is_plain(origin, size):
-            raise not_ours(name, head) from error
-        raise Truncated(
-            "the image has no end mark: it is cut short, or bytes were added", volume=name, at=size
-        ) from error
+            raise not_ours(origin.name, head) from error
+        raise
+
+
+def find_root(origin: RandomOrigin, size: int) -> Root:
+    """Follow footer and last entry of the seek table to the root; raises Damaged or Unsupported."""
+    name = origin.name
+    least = SEEK_ENTRY.size + SEEK_FOOTER.size
+    tail = origin.read_at(max(0, size - least), min(size, least))
+    if size < SMALLEST_ROOT + least or tail[-4:] != SEEK_MAGIC.to_bytes(4, "little"):
+        raise Truncated("no end mark: the image is cut short, or bytes were added", volume=name, at=size)
+    count = parse_footer(tail[SEEK_ENTRY.size :], name)
     stored, content = SEEK_ENTRY.unpack(tail[: SEEK_ENTRY.size])
     at = size - seek_table_size(count) - stored
     if content or at < 0 or not SMALLEST_ROOT <= stored <= MAX_MANIFEST:
         raise Inconsistent("the seek table does not lead to a root", volume=name, at=size, found=stored)
-    raw = origin.read_at(at, stored)
-    if raw[8:11] != b"1BY" and is_plain(origin, size):
-        raise not_ours(name, head)
-    root = parse_root(raw, at, name)
+    root = parse_root(origin.read_at(at, stored), at, name)
     # zstd cannot expand more than 32768 times: what claims more is a lie, and counts would follow it.
     if count < root.head.frames or root.head.disk_size > size << 15:
         raise Inconsistent("root and length of the file", volume=name, at=at, found=root.head)

@@ -97,6 +97,15 @@ class Feed:
         self.at += size
         return out
 
+    def take_skippable(self, tag: bytes, what: str, least: int, most: int) -> bytes:
+        """Take a skippable frame of ours, of `least` to `most` bytes; raises Truncated or Damaged."""
+        at = self.at
+        start = self.take(12)
+        length = parse_skip(start, tag, what, self.name, at)
+        if not least <= length <= most:
+            raise Damaged(f"length of the {what}", volume=self.name, at=at, found=length)
+        return start + self.take(length - len(start))
+
     def take_frame(self) -> bytes:
         """Take one zstd frame, at most 2 MiB of content; raises Damaged where it is another one."""
         out = self.take(5)
@@ -269,11 +278,9 @@ class Stream:
         index_at = self.feed.at
         entries = [self.page(number) for number in range(len(self.pages))]
         at = self.feed.at
-        length = parse_skip(self.feed.peek(12).ljust(12), ROOT_TAG, "root of the image", self.name, at)
-        if not SMALLEST_ROOT <= length <= MAX_MANIFEST:
-            raise Damaged("length of the root", volume=self.name, at=at, found=length)
-        root = parse_root(self.feed.take(length), at, self.name)
-        self.table.add(length, 0)
+        raw = self.feed.take_skippable(ROOT_TAG, "root of the image", SMALLEST_ROOT, MAX_MANIFEST)
+        root = parse_root(raw, at, self.name)
+        self.table.add(len(raw), 0)
         head = root.head
         told = (head.disk_size, head.frames, head.manifest_at, head.manifest_length, head.index_at)
         found = (self.disk_size, self.frames, len(self.first), self.manifest_length, index_at)
@@ -285,16 +292,13 @@ class Stream:
     def page(self, number: int) -> PageEntry:
         """Check one index page against the frames that went by, and return what the root must say of it."""
         at = self.feed.at
-        length = parse_skip(self.feed.peek(12).ljust(12), PAGE_TAG, "index page", self.name, at)
-        if not PAGE_START < length <= MAX_PAGE:
-            raise Damaged("length of an index page", volume=self.name, at=at, found=length)
-        raw = self.feed.take(length)
+        raw = self.feed.take_skippable(PAGE_TAG, "index page", PAGE_START, MAX_PAGE)
         count, digest = self.pages[number]
-        entry = PageEntry(*self.starts[number], length, count, sha256(raw).digest())
+        entry = PageEntry(*self.starts[number], len(raw), count, sha256(raw).digest())
         columns = unpack_page(raw, number, entry, self.name)
         if sha256(columns[: STORED_ROW * count]).digest() != digest:
             raise Inconsistent("index and data", volume=self.name, at=at)
-        self.table.add(length, 0)
+        self.table.add(len(raw), 0)
         return entry
 
     def seek_table(self) -> None:
