@@ -9,8 +9,8 @@ import click
 
 from onebay.base.error import Refused
 from onebay.block import open_disk
-from onebay.cli.options import PATH, dry_run_option, json_option, sector_option
-from onebay.cli.progress import events_option, human, renderer
+from onebay.cli.options import PATH, check_place, dry_run_option, json_option, sector_option
+from onebay.cli.progress import answer, events_option, human, renderer
 from onebay.ops.capture import SUFFIX, capture, look
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def command(
     """Write what matters of DISK to IMAGE, a plain zstd file of the raw disk (NAME.raw.zst)."""
     if not image.name.endswith(SUFFIX):
         raise click.UsageError(f"IMAGE must end in {SUFFIX}")
+    check_place(image)
     if image.exists() and not yes and not dry_run:
         raise Refused("exists already", volume=str(image), hint="another name, or --yes to replace it")
     report = renderer(events=events)
@@ -53,15 +54,15 @@ def command(
     if dry_run:
         document = {"disk": volume.name, "size": volume.size, "keep": captured.keep.size}
         plain = f"{human(captured.keep.size)} of {human(volume.size)} matter; nothing was written"
-        click.echo(json.dumps(document) if as_json else plain)
+        answer(json.dumps(document) if as_json else plain)
         return
     summary = capture(captured, image, level=level, threads=threads, report=report)
     if as_json:
         fields = ("disk_size", "image_size", "frames", "data", "zero", "dont_care", "root", "seconds")
         document = {"image": str(image), **{key: getattr(summary, key) for key in fields}}
-        click.echo(json.dumps(document, indent=2))
+        answer(json.dumps(document, indent=2))
         return
-    click.echo(
+    answer(
         f"{image}: {human(summary.image_size)} for {human(captured.keep.size)} that matter "
         f"of {human(volume.size)}, in {summary.seconds:.1f} s"
     )

@@ -13,6 +13,7 @@ from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.block import FileVolume, create_disk, is_device, open_disk
 from onebay.cli.options import (
     PATH,
+    check_place,
     confirm,
     dry_run_option,
     json_option,
@@ -20,7 +21,7 @@ from onebay.cli.options import (
     show_plan,
     yes_option,
 )
-from onebay.cli.progress import events_option, renderer
+from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.fold import FoldPlan, plan_fold
 from onebay.ops.run import execute, on_failure
 
@@ -55,6 +56,8 @@ def command(
     """Fold the boot disk into unpartitioned space of the data disk, so that one disk boots by itself."""
     if not dry_run and (output is None) == (not in_place):
         raise click.UsageError("give either --output or --in-place")
+    if output is not None:
+        check_place(output)
     if output is not None and (output.exists() or is_device(output)):
         raise Refused("exists already", volume=str(output))
     wanted = int(sector_size) if sector_size else None
@@ -67,7 +70,7 @@ def command(
             return
         if not as_json:
             for note in plan.notes:
-                click.echo(note, err=True)
+                remark(note)
         report = renderer(events=events)
         if output is None:
             if plan.steps:
@@ -76,9 +79,9 @@ def command(
         else:
             carry_out_on_copy(plan, target, output, events=events)
     if as_json:
-        click.echo(json.dumps(summary(plan, output or data), indent=2))
+        answer(json.dumps(summary(plan, output or data), indent=2))
     else:
-        click.echo(f"{output or data} boots by itself" if plan.steps else "nothing was written", err=True)
+        remark(f"{output or data} boots by itself" if plan.steps else "nothing was written")
 
 
 def carry_out_on_copy(plan: FoldPlan, source: FileVolume, output: Path, *, events: bool) -> None:

@@ -11,6 +11,7 @@ from onebay.base.error import Refused
 from onebay.block import open_disk
 from onebay.cli import picture
 from onebay.cli.options import PATH, json_option, sector_option
+from onebay.cli.progress import answer
 from onebay.cli.svg import svg as draw
 from onebay.ops.inspect import inspect
 
@@ -34,10 +35,9 @@ def command(disk: Path, as_json: bool, svg: Path | None, sector_size: str | None
         except OSError as error:
             raise Refused(f"cannot write the picture: {error.strerror}", volume=str(svg)) from error
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        answer(json.dumps(document, indent=2))
     else:
-        for line in picture.text(document):
-            click.echo(line)
+        answer("\n".join(picture.text(document)))
 
 
 def is_picture(path: Path) -> bool:

@@ -13,6 +13,7 @@ import click
 
 from onebay import __version__
 from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted, Refused
+from onebay.cli.progress import remark
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -98,17 +99,16 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        where = str(error.filename or "output")
-        state = "look at the disk again before you use it (onebay inspect)"
-        sys.exit(fail(Refused(f"{error.strerror}", volume=where, state=state)))
+        # Whoever writes to a disk turns it into an error of ours, with the state; this one came before.
+        sys.exit(fail(Refused(f"{error.strerror}", volume=str(error.filename or ""))))
 
 
 def fail(error: Error) -> int:
     """Print one failure: what, why, what to do, and last what state the disk is in."""
-    click.echo(f"onebay: {error}", err=True)
+    remark(f"onebay: {error}")
     for note in getattr(error, "__notes__", ()):
-        click.echo(f"  {note}", err=True)
+        remark(f"  {note}")
     if error.hint:
-        click.echo(f"  hint: {error.hint}", err=True)
-    click.echo(f"  {error.state}", err=True)
+        remark(f"  hint: {error.hint}")
+    remark(f"  {error.state}")
     return error.code

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import click
 from onebay.base.error import Refused
 from onebay.base.step import Copy, Write, Zero
 from onebay.block import DeviceVolume
-from onebay.cli.progress import human
+from onebay.cli.progress import answer, human
 
 if TYPE_CHECKING:
     from onebay.block import Volume
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 MAX_SIZE = 1 << 63  # no file or device is larger
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is no wrong usage
 yes_option = click.option("--yes", is_flag=True, help="Write to a block device without asking.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -44,6 +46,22 @@ def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     if not 0 < size < MAX_SIZE:
         raise click.BadParameter(f"{value!r} is no size of a disk")
     return size
+
+
+def check_place(path: Path) -> None:
+    """Raise Refused where `path` is neither there nor can be made, before anything else is done."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise Refused(f"{error.strerror}", volume=str(path)) from error
+    else:
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise Refused("no such folder", volume=str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Refused("the folder cannot be written", volume=str(folder))
 
 
 def confirm(volume: Volume, what: str, *, yes: bool) -> None:
@@ -72,11 +90,7 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
             for step in plan.steps
         ]
         document = {"verb": plan.verb, "disk": plan.disk.name, "steps": steps, "notes": plan.notes}
-        click.echo(json.dumps(document, indent=2))
+        answer(json.dumps(document, indent=2))
         return
-    for note in plan.notes:
-        click.echo(f"note: {note}")
-    for line in plan.lines():
-        click.echo(line)
-    if not plan.steps:
-        click.echo("nothing to do")
+    lines = [*(f"note: {note}" for note in plan.notes), *plan.lines()]
+    answer("\n".join(lines if plan.steps else [*lines, "nothing to do"]))

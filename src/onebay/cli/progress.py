@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onebay.base.error import Refused
 from onebay.base.event import Began, Ended, Event, Moved, Noted, Warned
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ def renderer(*, events: bool = False) -> Callable[[Event], None]:
             draw(event)
 
     return draw_or_not
+
+
+def answer(text: str) -> None:
+    """Print what was asked for on standard output; raises Refused where that is full."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = f"the answer cannot be printed: {error.strerror}"
+        raise Refused(what, state="what was asked for is done") from error
+
+
+def remark(text: str) -> None:
+    """Print a line for people on standard error, if anybody listens."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def as_json(event: Event) -> None:

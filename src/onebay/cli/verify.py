@@ -11,7 +11,7 @@ import click
 from onebay.base.error import Unsupported
 from onebay.block import open_disk
 from onebay.cli.options import PATH, json_option
-from onebay.cli.progress import events_option, human, renderer
+from onebay.cli.progress import answer, events_option, human, renderer
 from onebay.image import Image, Stream
 from onebay.ops.restore import open_image
 from onebay.ops.verify import verify_against
@@ -43,4 +43,4 @@ def command(image: str, against: Path | None, as_json: bool, events: bool) -> No
                 size = verify_against(opened, disk, report=report)
             result = {"image": image, "against": str(against), "equal": size}
             plain = f"{against}: equal to {image} in all {human(size)} that matter"
-    click.echo(json.dumps(result, indent=2) if as_json else plain)
+    answer(json.dumps(result, indent=2) if as_json else plain)
