@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onebay.block import FileVolume, create_disk
 from onebay.boot import loader
+from onebay.boot.core import read_bios_core, read_efi_core, read_modules
 from onebay.boot.paths import EFI_FILE, BootPart, boot_paths
 
 GRUB = (loader.GRUB / loader.BIOS / "boot.img").is_file()
@@ -128,3 +131,11 @@ def test_uefi(disk: FileVolume) -> None:
     assert "not of type ESP" in uefi(disk, other)[2]
     esp = BootPart(Entry(4, type="0xef"), fat=Files({EFI_FILE: pe(0x8664)}))
     assert uefi(disk, other, esp) == (True, f"{EFI_FILE} on partition 4", "")
+
+
+@given(st.binary(max_size=4096))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    for start in (b"", b"MZ".ljust(60, b"\0") + (64).to_bytes(4, "little") + b"PE\0\0"):
+        read_efi_core(start + data)
+    read_bios_core(data)
+    read_modules(b"mimg" + data)

@@ -166,7 +166,7 @@ def refuse_large(disk: Volume, parts: list[Part], room: int) -> None:
         volume=disk.name,
         expected=f"at most {room} bytes",
         found=f"{total} bytes",
-        hint="a boot disk whose last partition holds whole kernels (RR, arc) is larger than the gap",
+        hint="a last partition with whole kernels (RR, arc) is larger than any gap" if room else None,
     )
 
 
@@ -174,7 +174,12 @@ def list_files(part: Part, layer: Layer | None, scratch: Path) -> None:
     """Fill in the files of a partition."""
     if isinstance(layer, Fat):
         fat = layer
-        part.files = dict(walk_fat(fat, "", 0))
+        total = 0
+        for file, size in walk_fat(fat, "", 0):
+            part.files[file] = size
+            total += size
+            if total > part.volume.size or len(part.files) > MAX_FILES:
+                raise Inconsistent("files share clusters or folders", volume=part.volume.name, found=file)
         part.reader = lambda path: fat.read_file(path, limit=part.volume.size) or b""
     elif part.kind == "ext":
         path = scratch / f"p{part.number}.img"
@@ -194,9 +199,7 @@ def walk_fat(fat: Fat, folder: str, depth: int) -> Iterator[tuple[str, int]]:
     """Yield (path, size) of every file; raises Inconsistent for folders without end."""
     if depth > MAX_DEPTH:
         raise Inconsistent(f"more than {MAX_DEPTH} nested folders", volume=fat.volume.name, found=folder)
-    for count, entry in enumerate(fat.listdir(folder or "/") or []):
-        if count > MAX_FILES:
-            raise Inconsistent("too many files", volume=fat.volume.name, found=folder)
+    for entry in fat.listdir(folder or "/") or []:
         if entry.name in (".", ".."):
             continue
         path = f"{folder}/{entry.name}"
