@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onebay.base.error import Refused
 from onebay.block import FileVolume, create_disk, open_disk
 from onebay.cli.options import (
     PATH,
+    check_place,
     confirm,
     dry_run_option,
     json_option,
@@ -16,7 +18,7 @@ from onebay.cli.options import (
     show_plan,
     yes_option,
 )
-from onebay.cli.progress import events_option, renderer
+from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.grow import complete, grow, plan_grow
 from onebay.ops.journal import MAX_BODY, Journal
 
@@ -71,10 +73,16 @@ def command(
         show_plan(plan, as_json=True)
         return
     for note in plan.notes:
-        click.echo(f"note: {note}", err=True)
-    click.echo("grown" if plan.steps else "the disk is full already; nothing was written")
+        remark(f"note: {note}")
+    answer("grown" if plan.steps else "the disk is full already; nothing was written")
 
 
 def open_journal(path: Path) -> FileVolume:
     """Open a journal file, or make one: sparse, so that only what is journaled takes space."""
-    return open_disk(path, writable=True) if path.exists() else create_disk(path, JOURNAL_SIZE)
+    check_place(path)
+    if not path.exists():
+        return create_disk(path, JOURNAL_SIZE)
+    store = open_disk(path, writable=True)
+    if store.size != JOURNAL_SIZE:
+        raise Refused("exists already and is no journal", volume=str(path))
+    return store

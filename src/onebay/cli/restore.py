@@ -24,7 +24,7 @@ from onebay.cli.progress import answer, events_option, human, remark, renderer
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.grow import grow, plan_grow
 from onebay.ops.restore import carries_marker, open_image, restore
-from onebay.ops.run import Plan
+from onebay.ops.run import Plan, on_failure
 from onebay.source import open_source
 
 if TYPE_CHECKING:
@@ -93,11 +93,9 @@ def command(
 
 def grow_restored(disk: FileVolume, report: Report) -> list[str]:
     """Grow a disk that was just restored; return what stays as it is and why."""
-    try:
+    state = f"{disk.name} is restored; only growing it was not completed (onebay grow goes on)"
+    with on_failure(state, disk.name):
         return grow(disk, report=report).notes
-    except Error as error:
-        error.state = f"{disk.name} is restored; only growing it was not completed (onebay grow goes on)"
-        raise
 
 
 def rehearse(

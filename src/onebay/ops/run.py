@@ -16,7 +16,7 @@ from onebay.base.step import Copy, Flush, Step, Write, Zero, apply
 from onebay.block import Overlay, Volume, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from onebay.base.event import Report
     from onebay.ops.journal import Journal
@@ -91,17 +91,21 @@ class Planner:
 
 
 @contextmanager
-def on_failure(state: str, volume: str) -> Iterator[None]:
+def on_failure(state: str | Callable[[], str], volume: str) -> Iterator[None]:
     """Let every error of the block, and a wish to stop, say the condition `state` that `volume` is in."""
+
+    def say() -> str:
+        return state if isinstance(state, str) else state()
+
     try:
         yield
     except Error as error:
-        error.state = state
+        error.state = say()
         raise
     except OSError as error:  # the system refuses something that nobody foresaw
-        raise Refused(f"{error.strerror}", volume=str(error.filename or volume), state=state) from error
+        raise Refused(f"{error.strerror}", volume=str(error.filename or volume), state=say()) from error
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted", volume=volume, state=state) from error
+        raise Interrupted("interrupted", volume=volume, state=say()) from error
 
 
 def execute(plan: Plan, *, journal: Journal | None = None, report: Report = silent) -> None:
@@ -113,7 +117,11 @@ def execute(plan: Plan, *, journal: Journal | None = None, report: Report = sile
     total = len(plan.steps)
     report(Began(plan.verb, plan.disk.name, plan.size))
     done = number = 0
-    try:
+
+    def state() -> str:
+        return f"written up to step {number} of {total}; run the same command again to complete it"
+
+    with on_failure(state, plan.disk.name):  # a step that failed may have written a part, also the first
         for critical, steps in sections(plan.steps):
             writes = [step for step in steps if isinstance(step, Write)]
             if critical and journal is not None:
@@ -127,12 +135,8 @@ def execute(plan: Plan, *, journal: Journal | None = None, report: Report = sile
             if critical and journal is not None:
                 plan.disk.flush()
                 journal.erase()
-    except Error as error:
-        if number:
-            error.state = f"written up to step {number} of {total}; run the same command again to complete it"
-        raise
-    if total:
-        plan.disk.flush()
+        if total:
+            plan.disk.flush()
     report(Ended(plan.verb, 0.0, f"{total} steps"))
 
 
