@@ -79,6 +79,8 @@ def test_allocated_is_what_dumpe2fs_says(golden: Golden, case: str) -> None:
     boot = ExtentSet.single(0, 2048)
     assert used | fs.scan.unneeded == want | boot | fs.scan.unneeded
     assert not (fs.scan.unneeded - want)
+    checksums = {"metadata_csum", "uninit_bg"} & set(EXPECTED[case]["features"].split())
+    assert bool(fs.scan.unneeded) == bool(checksums)
     assert used.covers(0, 2048)
 
 

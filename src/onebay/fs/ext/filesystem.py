@@ -131,7 +131,7 @@ class ExtFs(Layer):
             return (ExtentSet.single(0, size),)
         # The boot block is in no bitmap where blocks are of 1 KiB; it may hold a boot loader.
         head = ExtentSet.single(0, SUPER_AT + SUPER_SIZE)
-        return (head | (self.scan.allocated - self.scan.unneeded),)
+        return (head | self.scan.needed,)
 
     @cached_property
     def scan(self) -> Scan:
@@ -191,7 +191,7 @@ class ExtFs(Layer):
         reason = self.keep_whole()
         if reason is not None:
             raise Unsupported(f"{self.title} cannot grow: {reason}", volume=self.volume.name)
-        return plan_grow(self.volume, self.superblock, self.geometry, self.scan.allocated)
+        return plan_grow(self.volume, self.superblock, self.geometry, self.scan)
 
 
 def text(field: bytes) -> str:

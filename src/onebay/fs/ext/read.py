@@ -52,6 +52,11 @@ class Scan:
     allocated: ExtentSet
     unneeded: ExtentSet
 
+    @property
+    def needed(self) -> ExtentSet:
+        """What must be kept."""
+        return self.allocated - self.unneeded
+
 
 def read_groups(volume: Volume, geometry: Geometry) -> Iterator[Group]:
     """Yield all group descriptors; raises BadChecksum, Inconsistent or Truncated where they are damaged."""
@@ -169,7 +174,10 @@ def scan(volume: Volume, geometry: Geometry) -> Scan:
     allocated = builder.done()
     if computed:
         allocated |= ExtentSet.of(computed)
-    return Scan(allocated, ExtentSet.of(unneeded))
+    left_out = ExtentSet.of(unneeded)
+    if left_out.size != sum(end - start for start, end in unneeded):
+        raise Inconsistent("bitmaps and inode tables of two groups overlap", volume=volume.name)
+    return Scan(allocated, left_out)
 
 
 def computed_of(group: Group, geometry: Geometry) -> Iterator[tuple[int, int]]:

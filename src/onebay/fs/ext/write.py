@@ -17,7 +17,8 @@ are consecutive but for the barrier between them, and an executor must protect a
 journal: once that is complete, writing them again from the first to the last is always right.
 
 Data blocks are holes in the scratch file, and it stays small, as long as new descriptors fit into the blocks
-reserved for them. Otherwise resize2fs moves data, and the scratch file gets every allocated block.
+reserved for them. Otherwise resize2fs moves data, and the scratch file gets every allocated block. So it does
+with bigalloc, where resize2fs leaves wrong counts behind that e2fsck must mend.
 
 Sources: e2fsprogs 1.47 resize/resize2fs.c (adjust_fs_info, blocks_to_move, inode_scan_and_fix),
 lib/ext2fs/closefs.c (ext2fs_flush2), e2fsck/super.c (check_resize_inode, check_backup_super_block).
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from onebay.block import FileVolume, Volume
+    from onebay.fs.ext.read import Scan
     from onebay.fs.ext.record import SuperBlock
 
 SPARE = "ext: new block groups, where nothing is yet"
@@ -95,7 +97,7 @@ def blank(data: bytes) -> bool:
     return data.count(0) == len(data)
 
 
-def plan_grow(volume: Volume, superblock: SuperBlock, geometry: Geometry, allocated: ExtentSet) -> list[Step]:
+def plan_grow(volume: Volume, superblock: SuperBlock, geometry: Geometry, found: Scan) -> list[Step]:
     """Return the steps that make a clean file system fill its volume; an empty list where it does.
 
     Needs scratch space for the metadata, or for all allocated blocks where data must move. Raises Refused
@@ -104,8 +106,8 @@ def plan_grow(volume: Volume, superblock: SuperBlock, geometry: Geometry, alloca
     blocks = fitting(geometry, volume.size)
     if blocks <= geometry.blocks:
         return []
-    change = Change(volume, superblock, geometry, allocated, blocks)
-    if not needs_move(geometry, blocks):
+    change = Change(volume, superblock, geometry, found.allocated, found.needed, blocks)
+    if geometry.cluster_blocks == 1 and not needs_move(geometry, blocks):
         try:
             return attempt(change, whole=False)
         except Moved:
@@ -216,7 +218,7 @@ def kind_of(
     in use that was not given.
     """
     old, end = change.old, at + len(fresh)
-    if at >= old.size or not change.allocated.overlaps(at, end):
+    if at >= old.size or not change.needed.overlaps(at, end):
         return SPARE
     if backups.covers(at, end):
         return BACKUP if given.covers(at, end) or not blank(fresh) else None
