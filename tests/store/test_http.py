@@ -220,3 +220,10 @@ def test_strange_paths_are_quoted(source: Open) -> None:
     with Server(obj) as server:
         assert source(f"http://{server.host}/a b/\u00e9%20c").read_at(0, 1) == DATA[:1]
     assert obj.requests[0][0] == "/a%20b/%C3%A9%20c"
+
+
+def test_nobody_listens(source: Open) -> None:
+    with Server(Object(DATA)) as server:
+        url = server.url
+    with pytest.raises(Transient, match="connection"):
+        source(url)

@@ -106,7 +106,7 @@ def test_name_says_where(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["/nowhere/at/all", "http://127.0.0.1:1/x", "s3://bucket/x", "http://", "http://["]
+    "text", ["/nowhere/at/all", "s3://bucket/x", "http://", "http://["]
 )
 def test_what_is_not_there(text: str) -> None:
     with pytest.raises(Error):
