@@ -105,9 +105,7 @@ def test_name_says_where(make: Make) -> None:
     assert make(b"x").name
 
 
-@pytest.mark.parametrize(
-    "text", ["/nowhere/at/all", "s3://bucket/x", "http://", "http://["]
-)
+@pytest.mark.parametrize("text", ["/nowhere/at/all", "s3://bucket/x", "http://", "http://["])
 def test_what_is_not_there(text: str) -> None:
     with pytest.raises(Error):
         open_source(text)

@@ -173,6 +173,16 @@ class ImageWriter:
                 self.out.write(piece)
 
 
+def check_arguments(volume: Volume, keep: ExtentSet, level: int, threads: int) -> None:
+    """Raise ValueError for impossible arguments, Refused for disks that no image can hold."""
+    if not 1 <= level <= 19 or threads < 1:
+        raise ValueError(f"level or threads out of range: {level}, {threads}")
+    if keep.bounds and keep.bounds[-1] > volume.size:
+        raise ValueError(f"keep ends beyond the disk: {keep.bounds[-1]}")
+    if volume.size == 0 or volume.sector_size not in SECTOR_SIZES:
+        raise Refused("empty disk or impossible sector size", volume=volume.name, found=volume.sector_size)
+
+
 def write_image(
     volume: Volume,
     path: Path,
@@ -190,12 +200,7 @@ def write_image(
     the format) and what reading the volume raises; then no file is left behind. Memory: under 120 MB, besides
     `keep` and `blobs`.
     """
-    if not 1 <= level <= 19 or threads < 1:
-        raise ValueError(f"level or threads out of range: {level}, {threads}")
-    if keep.bounds and keep.bounds[-1] > volume.size:
-        raise ValueError(f"keep ends beyond the disk: {keep.bounds[-1]}")
-    if volume.size == 0 or volume.sector_size not in SECTOR_SIZES:
-        raise Refused("empty disk or impossible sector size", volume=volume.name, found=volume.sector_size)
+    check_arguments(volume, keep, level, threads)
     began = time.monotonic()
     total, moved = keep.size, 0
     report(Began(OP, volume.name, total))
