@@ -79,7 +79,7 @@ def interesting() -> list[int]:
 def test_nothing_but_answers(
     images: dict[str, FileVolume], case: str, changes: list[tuple[int, bytes]]
 ) -> None:
-    """Whatever the fields say, the checksum being right: an answer, in bounded time, and extents that exist."""
+    """Whatever the fields say, with a right checksum: an answer, in bounded time, and extents that exist."""
     volume = Overlay(images[case])
     places = interesting()
     for index, data in changes:
@@ -101,7 +101,8 @@ def test_nothing_but_answers(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(CASES), st.integers(0, 1 << 26))
-def test_cut_short_anywhere(images: dict[str, FileVolume], case: str, size: int) -> None:    volume = Overlay(images[case], size=min(size, images[case].size))
+def test_cut_short_anywhere(images: dict[str, FileVolume], case: str, size: int) -> None:
+    volume = Overlay(images[case], size=min(size, images[case].size))
     layer = probe(volume)
     if isinstance(layer, ExtFs) and volume.size < images[case].size:
         assert layer.keep_whole() == "the file system is larger than its volume"
