@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,11 +49,13 @@ def image_of(path: Path, size: int, parts: dict[int, bytes], keep: ExtentSet, na
     return path.with_suffix(".zst").read_bytes()
 
 
-def small(tmp_path: Path, name: str = "disk") -> bytes:
+@cache
+def small(name: str = "disk") -> bytes:
     """An image of three frames, one of each state, and of every part of the format."""
-    size = UNIT + 2 * 8192
     parts = {0: b"boot", UNIT + 100: b"data"}
-    return image_of(tmp_path / name, size, parts, ExtentSet.of([(0, 4096), (UNIT, UNIT + 4096)]), name)
+    keep = ExtentSet.of([(0, 4096), (UNIT, UNIT + 4096)])
+    with tempfile.TemporaryDirectory() as folder:
+        return image_of(Path(folder, "disk"), UNIT + 2 * 8192, parts, keep, name)
 
 
 def verify(data: bytes | bytearray) -> None:
@@ -63,8 +67,8 @@ def drain(data: bytes | bytearray) -> bytes:
     return b"".join(part.content or b"" for part in decode_parallel(stream, stream.name, threads=1))
 
 
-def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
-    good = small(tmp_path)
+def test_every_flipped_byte_is_found() -> None:
+    good = small()
     verify(good)
     rng = random.Random(1)
     silent = []
@@ -79,9 +83,9 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
     assert silent == []
 
 
-def test_every_flipped_byte_is_found_in_a_pipe(tmp_path: Path) -> None:
+def test_every_flipped_byte_is_found_in_a_pipe() -> None:
     """All but the content digests, which a pipe cannot check before its end; those are under the root."""
-    good = small(tmp_path)
+    good = small()
     drain(good)
     rng = random.Random(2)
     silent = []
@@ -96,8 +100,8 @@ def test_every_flipped_byte_is_found_in_a_pipe(tmp_path: Path) -> None:
     assert silent == []
 
 
-def test_every_cut_is_found(tmp_path: Path) -> None:
-    good = small(tmp_path)
+def test_every_cut_is_found() -> None:
+    good = small()
     for length in range(len(good)):
         with pytest.raises((Damaged, Unsupported)):
             verify(good[:length])
@@ -118,16 +122,16 @@ def test_a_cut_pipe_says_where(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"\0" * 512, b"zzz"])
-def test_added_bytes_are_found(tmp_path: Path, extra: bytes) -> None:
-    good = small(tmp_path)
+def test_added_bytes_are_found(extra: bytes) -> None:
+    good = small()
     with pytest.raises(Damaged):
         verify(good + extra)
     with pytest.raises(Damaged):
         drain(good + extra)
 
 
-def test_parts_of_another_image_are_found(tmp_path: Path) -> None:
-    one, two = small(tmp_path, "one"), small(tmp_path, "two")
+def test_parts_of_another_image_are_found() -> None:
+    one, two = small("one"), small("two")
     assert len(one) == len(two)
     start = next(at for at in range(len(one)) if one[at] != two[at])
     mixed = two[: start + 1000] + one[start + 1000 :]
@@ -141,10 +145,10 @@ def test_parts_of_another_image_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_garbage_never_escapes(tmp_path: Path, seed: int) -> None:
+def test_garbage_never_escapes(seed: int) -> None:
     """Random damage ends in our own errors or, where it undoes itself, in nothing."""
     rng = random.Random(seed)
-    data = bytearray(small(tmp_path))
+    data = bytearray(small())
     for _ in range(rng.randrange(1, 30)):
         at = rng.randrange(len(data))
         match rng.randrange(4):

@@ -13,7 +13,7 @@ from onebay.image.codec import Zeros, decompressor, unpack
 from onebay.image.record import Packed, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
 
 class Decoded(NamedTuple):
@@ -69,10 +69,11 @@ class Decoder:
 
 def decode_parallel(
     frames: Iterable[Packed], name: str, *, threads: int = 2, check: bool = False, zeros: Zeros | None = None
-) -> Iterator[Decoded]:
+) -> Generator[Decoded]:
     """Yield `frames` decoded, in their order; raises Damaged as soon as the bad frame's turn comes.
 
     `frames` is read in the caller's thread. Memory: about `4 * threads` units, besides what `frames` holds.
+    Who stops before the end closes it (`contextlib.closing`), so that its threads end there and then.
     """
     decoder = Decoder(name, zeros=zeros, check=check)
     pending: deque[Future[Decoded] | Decoded] = deque()

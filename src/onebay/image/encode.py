@@ -13,7 +13,7 @@ from onebay.image.plan import Part, Run, read_part
 from onebay.image.record import MAX_SHIFT, UNIT, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     import zstandard
 
@@ -75,7 +75,7 @@ class Encoder:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def frames(self, plan: Iterable[Run | Part]) -> Iterator[Made]:
+    def frames(self, plan: Iterable[Run | Part]) -> Generator[Made]:
         """Yield all frames of the image; neighbouring runs of one state become few large frames."""
         state, first, end = State.ZERO, 0, 0
         for item in self.ordered(plan):

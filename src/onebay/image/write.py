@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import IO, TYPE_CHECKING
@@ -216,19 +217,14 @@ def write_image(
         tempfile.SpooledTemporaryFile(SPOOL, dir=str(path.parent)) as seeks,
     ):
         writer = ImageWriter(out, spool, seeks)
-        frames = Encoder(volume, level=level, threads=threads, read=read).frames(plan(volume, keep))
-        made = next(frames)
-        manifest = pack_manifest(
-            facts,
-            keep,
-            blobs or {},
-            disk_size=volume.size,
-            sector_size=volume.sector_size,
-            first=(made.state, made.stored, made.stored_sha),
-        )
-        writer.first(made, manifest)
-        for made in frames:
-            writer.add(made)
+        encoder = Encoder(volume, level=level, threads=threads, read=read)
+        with closing(encoder.frames(plan(volume, keep))) as frames:
+            made = next(frames)
+            first = (made.state, made.stored, made.stored_sha)
+            sizes = {"disk_size": volume.size, "sector_size": volume.sector_size}
+            writer.first(made, pack_manifest(facts, keep, blobs or {}, first=first, **sizes))
+            for made in frames:
+                writer.add(made)
         digest = writer.finish()
     seconds = time.monotonic() - began
     report(Moved(OP, total))
