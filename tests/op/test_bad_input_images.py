@@ -1,7 +1,7 @@
-"""Images cut short or with a flipped bit, from a file, a pipe and over HTTP: never a disk that boots from them.
+"""Images cut short or with a flipped bit, from a file, a pipe and over HTTP: no disk ever boots from them.
 
-What can be seen before the target is touched is; what only shows on the way leaves a disk that says that it is
-not complete, and the same command over a good image completes it.
+What can be seen before the target is touched is refused then; what only shows on the way leaves a disk that
+says that it is not complete, and the same command over a good image completes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INCOMPLETE = "is incomplete and cannot boot; the same command run again goes on"
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a sound disk and its image, which no test may change."""
     folder = tmp_path_factory.mktemp("sound")
-    disk = make_disk(folder, size=40 * MIB, random=20 * MIB)
+    disk = make_disk(folder, size=40 * MIB, random=8 * MIB)
     onebay("capture", disk, folder / "image.raw.zst")
     with untouched(folder):
         yield folder
@@ -136,8 +136,8 @@ def test_two_images_one_after_the_other(image: Path) -> None:
             judge(done, target)
 
 
-def test_damaged_image_never_touches_an_old_disk_needlessly(image: Path, tmp_path: Path) -> None:
-    """An image whose index is damaged is refused before the target is opened, where it can be read at random."""
+def test_damage_is_seen_before_the_target_is_touched(image: Path, tmp_path: Path) -> None:
+    """Where an image can be read at random, a damaged index is seen before the target is opened."""
     os.truncate(image, image.stat().st_size - 1)
     target = tmp_path / "old.img"
     target.write_bytes(b"\xaa" * (48 * MIB))
@@ -170,13 +170,11 @@ def test_the_web_has_something_else(
     ("url", "status"),
     [
         ("http://127.0.0.1:9/x.raw.zst", 7),
-        ("ftp://127.0.0.1/x.raw.zst", 4),
-        ("http://", 7),
-        ("http://[::1/x", 7),
+        ("ftp://127.0.0.1/x", 4),
+        ("http://", 4),
+        ("http://[::1/x", 4),
     ],
 )
 def test_no_such_server(url: str, status: int, tmp_path: Path) -> None:
-    done = run("restore", url, tmp_path / "target")
-    assert done.status in (status, 4), done
-    failure(done)
+    fails(status, "restore", url, tmp_path / "target")
     assert not list(tmp_path.iterdir())
