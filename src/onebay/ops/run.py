@@ -126,7 +126,6 @@ def execute(plan: Plan, *, journal: Journal | None = None, report: Report = sile
             writes = [step for step in steps if isinstance(step, Write)]
             if critical and journal is not None:
                 journal.commit(writes)
-            begun = True
             for step in steps:
                 apply(step)
                 number += 1
