@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ class DeviceVolume(FileVolume):
         real = path.resolve()
         number = real.stat().st_rdev
         self.number = number
-        if writable and (reason := in_use(number)):
+        if writable and (reason := in_use(number) or attached(number)):
             raise Refused(
                 reason, volume=str(path), hint="unmount it, stop what holds it, or work from a rescue"
             )
@@ -52,7 +53,9 @@ class DeviceVolume(FileVolume):
 
     def busy(self) -> str | None:
         """Say who uses the disk or a part of it, or None."""
-        return in_use(self.number) or (None if self.writable else held(Path(self.name)))
+        return in_use(self.number) or (
+            None if self.writable else held(Path(self.name)) or looped(self.number)
+        )
 
     def zero(self, at: int, size: int) -> None:
         self.check_range(at, size)
@@ -132,6 +135,24 @@ def held(path: Path) -> str | None:
     return None
 
 
+def attached(number: int) -> str | None:
+    """Say that a loop device stands on the disk or a part of it; the kernel names no such holder."""
+    for node in family(SYS / f"{os.major(number)}:{os.minor(number)}"):
+        name = node.resolve().name
+        if loop := loop_of(Path("/dev") / name):
+            return f"{name} is attached to {loop}"
+    return None
+
+
+def looped(number: int) -> str | None:
+    """Say who uses the disk through a loop device that stands on it or a part of it."""
+    for node in family(SYS / f"{os.major(number)}:{os.minor(number)}"):
+        loop = loop_of(Path("/dev") / node.resolve().name)
+        if loop and (reason := in_use(Path(loop).stat().st_rdev) or held(Path(loop))):
+            return f"attached to {loop}, {reason}"
+    return None
+
+
 def family(base: Path) -> Iterator[Path]:
     """Yield the sysfs folders of a disk and its partitions."""
     try:
@@ -169,6 +190,16 @@ def swaps() -> set[str]:
             number = path.stat().st_rdev
             found.add(f"{os.major(number)}:{os.minor(number)}")
     return found
+
+
+def swap_file(path: Path) -> bool:
+    """Whether an ordinary file is active swap space."""
+    try:
+        lines = Path("/proc/swaps").read_text("utf-8", "surrogateescape").splitlines()[1:]
+    except OSError:
+        return False
+    names = [re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[0]) for line in lines]
+    return any(Path(name).exists() and path.samefile(name) for name in names)
 
 
 def loop_of(path: Path) -> str | None:

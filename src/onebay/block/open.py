@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from onebay.base.error import Missing, Refused, Unsupported
-from onebay.block.device import DeviceVolume, held, in_use, is_device, loop_of
+from onebay.block.device import DeviceVolume, held, in_use, is_device, loop_of, swap_file
 from onebay.block.file import FileVolume, open_error
 
 SECTOR_SIZES = (512, 4096)
@@ -39,6 +39,8 @@ def open_disk(path: Path, *, writable: bool = False, sector_size: int | None = N
         raise Refused("neither a disk image nor a block device", volume=str(path))
     if writable and (loop := loop_of(path)):
         raise Refused(f"the file is attached to {loop}", volume=str(path), hint=f"losetup -d {loop}")
+    if writable and swap_file(path):
+        raise Refused("the file is used as swap", volume=str(path), hint=f"swapoff {path}")
     volume = ImageFile(path, writable=writable)
     if writable:
         lock(volume)
