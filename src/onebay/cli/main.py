@@ -18,6 +18,7 @@ from onebay.cli.progress import remark
 if TYPE_CHECKING:
     from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 1.0  # seconds
 # verb -> one line of help; the file in this folder has the same name
 VERBS = {
@@ -78,7 +79,7 @@ class Interrupter:
 def main() -> None:
     """Run the command line and exit with the code of DESIGN.md."""
     interrupt = Interrupter()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a job in the background
             signal.signal(number, interrupt)
     for stream in (sys.stdout, sys.stderr):
@@ -105,6 +106,9 @@ def main() -> None:
 
 def fail(error: Error) -> int:
     """Print one failure: what, why, what to do, and last what state the disk is in."""
+    if isinstance(error, Interrupted):
+        for number in SIGNALS:  # Python gives up its handlers before it ends, and we are ending already
+            signal.signal(number, signal.SIG_IGN)
     remark(f"onebay: {error}")
     for note in getattr(error, "__notes__", ()):
         remark(f"  {note}")
