@@ -81,7 +81,7 @@ def command(
     if as_json:
         answer(json.dumps(summary(plan, output or data), indent=2))
     else:
-        remark(f"{output or data} boots by itself" if plan.steps else "nothing was written")
+        remark(f"{output or data} boots by itself" if plan.steps or output else "nothing was written")
 
 
 def carry_out_on_copy(plan: FoldPlan, source: FileVolume, output: Path, *, events: bool) -> None:
