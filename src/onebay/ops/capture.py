@@ -10,6 +10,7 @@ from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.base.event import silent
 from onebay.image import Facts, Summary, write_image
 from onebay.ops.inspect import inspect_tree, refuse_no_disk
+from onebay.ops.kit import blob_of
 from onebay.ops.need import needed
 from onebay.ops.run import on_failure
 from onebay.table import Table
@@ -67,5 +68,12 @@ def capture(
     )
     with on_failure(f"{NOTHING_WRITTEN} to the disk; the unfinished image was removed", disk.name):
         return write_image(
-            disk, path, keep=captured.keep, facts=facts, level=level, threads=threads, report=report
+            disk,
+            path,
+            keep=captured.keep,
+            facts=facts,
+            blobs=blob_of(captured.tree, report=report),
+            level=level,
+            threads=threads,
+            report=report,
         )

@@ -20,6 +20,7 @@ from onebay.ops import foldimage
 from onebay.ops.foldimage import Identities, Image
 from onebay.ops.foldlayout import Layout, data_table, free_gaps, lay_out
 from onebay.ops.foldsource import read_boot
+from onebay.ops.kit import make_kit, tail_room
 from onebay.ops.run import Plan, Planner
 from onebay.table import MbrTable, NewPartition, Table, plan_add, plan_convert
 from onebay.table.kinds import BIOS_BOOT
@@ -94,7 +95,7 @@ def plan_fold(
     for image in images:
         planner.add(content(planner.view, image), rehearse=False)
     finishing(planner, found, layout, made, core)
-    plan.steps = planner.plan.steps
+    plan.steps = kit_copy(planner, plan, images, scratch) + planner.plan.steps
     return plan
 
 
@@ -198,6 +199,28 @@ def finishing(planner: Planner, table: Table, layout: Layout, made: Loader, core
         assert have.get(part.number) == (part.start, part.size), part
     for image in layout.images:
         assert have.get(image.number) == (image.start, image.size), image
+
+
+def kit_copy(planner: Planner, plan: FoldPlan, images: list[Image], scratch: Path) -> list[Step]:
+    """Return the steps that leave a copy of the boot kit in the tail; none where it does not fit there.
+
+    They come before everything else: into space that nobody uses.
+    """
+    tree = discover([planner.view])
+    contents = {image.number: FileVolume(image.path) for image in images if image.path is not None}
+    path = scratch / "kit"
+    with path.open("wb") as file:
+        size = make_kit(tree, file, contents=contents)
+    room = tail_room(plan.disk, data_table(tree))
+    if size > room.size:
+        plan.notes.append(
+            f"no copy of the boot kit in the tail: it has {size} bytes, the tail room for {room.size}; "
+            "keep one in a file (onebay kit)"
+        )
+        return []
+    plan.notes.append(f"a copy of the boot kit, {size} bytes, goes into the tail")
+    kit = FileVolume(path)
+    return [Copy(kit, 0, plan.disk, room.start, size, "copy of the boot kit in the tail"), Flush(plan.disk)]
 
 
 def table_steps(table: Table, layout: Layout) -> list[Step]:

@@ -15,6 +15,7 @@ from onebay.base.extent import ExtentSet
 from onebay.base.step import Flush, Write, Zero
 from onebay.block import Span
 from onebay.ops.journal import Journal, body_size
+from onebay.ops.kit import plan_carry
 from onebay.ops.need import needed
 from onebay.ops.run import Plan, Planner, execute, is_critical
 from onebay.stack.md import MdArray
@@ -47,7 +48,10 @@ def plan_grow(disk: Volume) -> Plan:
             if name in finished:
                 continue
             try:
-                steps = with_moved_end(tree, layer) if isinstance(layer, Table) else layer.plan_grow()
+                if isinstance(layer, Table):
+                    steps = carry_kit(planner, layer, with_moved_end(tree, layer))
+                else:
+                    steps = layer.plan_grow()
             except ToolMissing:
                 raise
             except (Unsupported, ToolFailed) as error:  # tools work on scratch files: nothing was touched
@@ -62,6 +66,7 @@ def plan_grow(disk: Volume) -> Plan:
                 break
             finished.add(name)
         else:
+            planner.plan.after = planner.view
             return planner.plan
     raise AssertionError(f"{disk.name}: growing does not end")
 
@@ -92,18 +97,23 @@ def complete(journal: Journal, *, report: Report = silent) -> bool:
 
 
 def has_room(plan: Plan, journal: Journal) -> bool:
-    """Whether the plan needs a journal; raises Refused where somebody uses the journal's place."""
+    """Whether the plan needs a journal; raises Refused where somebody uses the journal's place.
+
+    What counts is the disk at the moment of the commit, when partition, array and group have grown: an
+    array that a cut left smaller than its partition keeps what lies behind its data for itself.
+    """
     critical = [step for step in plan.steps if isinstance(step, Write) and is_critical(step)]
     if not critical:
         return False
     if journal.store is not plan.disk:
         return True
     room = journal.room(body_size(critical))
-    tree = discover([plan.disk])
+    disk = plan.after or plan.disk
+    tree = discover([disk])
     taken = needed(tree) | ExtentSet.of(
         (step.at, step.at + step.size) for step in plan.steps if not isinstance(step, Flush)
     )
-    table = tree.on(plan.disk)
+    table = tree.on(disk)
     if isinstance(table, Table):  # what no partition holds is free, save the table itself
         taken = (taken - table.outside()) | table.metadata()
     if room.start < 0 or taken.overlaps(*room):
@@ -148,6 +158,17 @@ def chain(tree: Tree) -> list[Layer]:
             found.append(layer)
             standing.update(id(above) for above in layer.above)
     return found
+
+
+def carry_kit(planner: Planner, table: Table, steps: list[Step]) -> list[Step]:
+    """Return the table's steps with those before them that take the tail's copy of the boot kit along."""
+    data = table.data_partition
+    if not steps or data is None:
+        return steps
+    carry, note = plan_carry(planner.view, table, table.grown_end(data))
+    if note:
+        planner.plan.notes.append(note)
+    return [*carry, *steps]
 
 
 def with_moved_end(tree: Tree, table: Table) -> list[Step]:
