@@ -28,12 +28,16 @@ CRITICAL = "critical:"
 
 @dataclass
 class Plan:
-    """What `verb` would do to `disk`: steps in order, and remarks for the user."""
+    """What `verb` would do to `disk`: steps in order, and remarks for the user.
+
+    `after` shows the disk as it is once all steps but those of file systems are carried out.
+    """
 
     verb: str
     disk: Volume
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    after: Volume | None = None
 
     @property
     def size(self) -> int:

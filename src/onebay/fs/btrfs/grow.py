@@ -15,7 +15,8 @@ block device (read_one_dev), and the superblock's may be above the sum of device
    written first. With a single copy (profile SINGLE) the checksum and the item lie in different sectors, and
    no order helps: that write is marked "critical:", which asks the executor for a redo journal.
 
-Running again after a cut finds the device item too small, and writes everything anew.
+Running again after a cut finds the device item too small, and writes everything anew. Where one copy of the
+leaf was written and the other was not, the second run writes that one.
 
 Not done: a copy-on-write of the leaf. It would need the extent tree, the free space tree and their own paths
 changed by hand, in order to protect a write that a journal protects as well.
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from onebay.base.step import Step
     from onebay.block.volume import Volume
     from onebay.fs.btrfs.chunk import Space
-    from onebay.fs.btrfs.read import Reader
+    from onebay.fs.btrfs.read import Copy, Reader
 
 BY_ITSELF = "the appliance grows its file system itself once it sees the larger volume"
 
@@ -71,7 +72,7 @@ def plan_grow(
     assert space is not None
     size = volume.size // sb.sectorsize * sb.sectorsize
     if size <= space.device.total_bytes:
-        return []
+        return mirror_steps(volume, reader, space)
     return [*super_steps(volume, sb, space, size), *leaf_steps(volume, reader, space, size)]
 
 
@@ -108,10 +109,31 @@ def super_steps(volume: Volume, sb: Super, space: Space, size: int) -> list[Step
     return steps
 
 
+def mirror_steps(volume: Volume, reader: Reader, space: Space) -> list[Step]:
+    """Return the writes that make the other copies of the leaf with the device item like the one in use.
+
+    A copy with the old size passes its checksum, so no scrub would find it; one that is torn leaves the
+    file system with a single copy.
+    """
+    copies = device_leaf(reader, space)
+    used = next((copy for copy in copies if copy.fault is None), None)
+    if used is None:
+        return []
+    steps: list[Step] = []
+    for copy in copies:
+        if copy.raw != used.raw:
+            steps += [Write(volume, copy.at, used.raw, "btrfs: device item: the other copy"), Flush(volume)]
+    return steps
+
+
+def device_leaf(reader: Reader, space: Space) -> list[Copy]:
+    """Return every copy of the leaf with the device item, in the order in which they are read."""
+    return [*reader.copies(Visit(space.device_block, 0, space.generation, CHUNK_TREE, None, BEYOND))]
+
+
 def leaf_steps(volume: Volume, reader: Reader, space: Space, size: int) -> list[Step]:
     """Return the writes of every copy of the leaf with the device item, bad copies first."""
-    visit = Visit(space.device_block, 0, space.generation, CHUNK_TREE, None, BEYOND)
-    copies = sorted(reader.copies(visit), key=lambda copy: copy.fault is None)
+    copies = sorted(device_leaf(reader, space), key=lambda copy: copy.fault is None)
     good = copies[-1]
     if good.fault is not None:
         raise Damaged("no good copy of the device item", volume=volume.name, at=good.at)

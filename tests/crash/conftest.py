@@ -1,0 +1,59 @@
+"""How much is replayed, the miniature appliances, and the count of it all."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from onebay.sample.build import Sample, build_mini
+
+CASES = [
+    ("v9-gpt-lvm-ext4", 512),
+    ("v8-mbr-btrfs", 512),
+    ("shr-mbr-lvm-btrfs", 512),
+    ("v9-gpt-lvm-ext4", 4096),
+]
+TALLY: dict[str, Counter[str]] = {}
+
+
+@pytest.fixture(scope="session")
+def thorough() -> bool:
+    """Whether everything is replayed (make crash) or a seeded part of it (make test)."""
+    return bool(os.environ.get("ONEBAY_CRASH"))
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Counter[str]:
+    """Counts by what was counted; printed at the end, for each test module."""
+    name = request.module.__name__.rpartition(".")[2].removeprefix("test_crash_")
+    return TALLY.setdefault(name, Counter())
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def sample(request: pytest.FixtureRequest, cache: Path) -> Sample:
+    name, sector_size = request.param
+    return build_mini(name, cache=cache, sector_size=sector_size)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def still_clock() -> Iterator[None]:
+    """Let e2fsprogs write the same time always, so that two runs can be compared to the byte."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("E2FSPROGS_FAKE_TIME", "1700000000")
+        yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counts."""
+    total = sum(counts["states"] for counts in TALLY.values())
+    if not total:
+        return
+    terminalreporter.section("power cuts replayed")
+    for name, counts in sorted(TALLY.items()):
+        text = ", ".join(f"{counts[what]} {what}" for what in sorted(counts, key=counts.__getitem__)[::-1])
+        terminalreporter.line(f"{name}: {text}")
+    terminalreporter.line(f"together: {total} states of a disk after a power cut, none lost")
