@@ -61,12 +61,16 @@ def fill(path: Path, size: int, seed: int) -> None:
             file.write(block[turn:] + block[:turn])
 
 
-def tell(sample: Sample, folder: Path) -> Story:
-    """Go through the story."""
+def tell(sample: Sample, folder: Path, *, filled: bool = True) -> Story:
+    """Go through the story; the target is `filled` with random bytes, or a new file."""
     folder.mkdir(parents=True)
     story = Story(sample, folder, folder / "folded.img", folder / "nas.raw.zst", folder / "restored.img")
     onebay("fold", "--boot", sample.boot, "--data", sample.data, "--output", story.folded)
     onebay("capture", story.folded, story.image)
-    fill(story.restored, story.folded.stat().st_size + GROWTH, 1)
-    onebay("restore", story.image, story.restored, "--yes", "--verify")
+    size = story.folded.stat().st_size + GROWTH
+    if filled:
+        fill(story.restored, size, 1)
+        onebay("restore", story.image, story.restored, "--yes", "--verify")
+    else:
+        onebay("restore", story.image, story.restored, "--size", str(size))
     return story

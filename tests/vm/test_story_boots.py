@@ -52,7 +52,7 @@ def story_of(
             shutil.rmtree(old.folder, ignore_errors=True)
         stories.clear()
         sample = build(name, cache=cache, sector_size=sector_size)
-        stories[key] = tell(sample, tmp_path_factory.mktemp("story") / f"{name}-{sector_size}")
+        stories[key] = tell(sample, tmp_path_factory.mktemp("story") / f"{name}-{sector_size}", filled=False)
     return stories[key]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Unsupported
+from onebay.base.error import Incomplete, Unsupported
 from onebay.base.step import Flush, Step, Write
 from onebay.stack.lvm.group import MAX_EXTENTS, Group, LogicalVolume, PhysicalVolume
 from onebay.stack.lvm.record import (
@@ -70,8 +70,16 @@ def plan_grow(layer: VolumeGroup) -> list[Step]:
 
 
 def refuse(layer: VolumeGroup) -> None:
-    """Raise Unsupported where the group must not be touched."""
+    """Raise Incomplete or Unsupported where the group must not be touched."""
     where = layer.below[0].name
+    wanted = [pv.name for pv in layer.group.pvs]
+    if len(layer.present) < len(wanted):
+        raise Incomplete(
+            f"lvm: a physical volume of {layer.name} is missing",
+            volume=where,
+            expected=f"{len(wanted)} ({', '.join(wanted)})",
+            found=len(layer.present),
+        )
     if reason := layer.keep_whole():
         raise Unsupported(reason, volume=where)
     if bad := [flag for flag in FOREIGN if flag in layer.group.status]:
