@@ -15,12 +15,14 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import IO, TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 from onebay import __version__
 from onebay.base.error import BadChecksum, BadMagic, Damaged, Inconsistent, Truncated, Unsupported
 from onebay.base.extent import Extent, ExtentSet
 from onebay.base.record import Layout
 from onebay.image.codec import compressor, frame_length, unpack
+from onebay.table.kinds import EXTENDED, PROTECTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -340,14 +342,25 @@ def check_facts(facts: KitFacts) -> None:
     if facts.sector_size not in (512, 4096) or facts.table not in ("mbr", "gpt"):
         raise ValueError(f"table {facts.table:.20} with sectors of {facts.sector_size}")
     for part in facts.partitions:
-        if integer(part.start) + integer(part.size) > facts.disk_size or not part.size:
-            raise ValueError(f"partition at {part.start}")
-        words = (part.type, part.uuid, part.name, part.fs, part.fs_uuid)
-        if not 0 < integer(part.number) < 1 << 16 or not all(isinstance(word, str) for word in words):
-            raise ValueError(f"partition {part.number!r:.20}")
-        if not isinstance(part.active, bool) or not isinstance(part.home, bool):
-            raise TypeError("flags of a partition")
+        check_part(part, facts)
     check_regions(facts)
+
+
+def check_part(part: KitPart, facts: KitFacts) -> None:
+    """Raise ValueError or TypeError where an entry could not stand in a table."""
+    if integer(part.start) + integer(part.size) > facts.disk_size or not part.size:
+        raise ValueError(f"partition at {part.start}")
+    words = (part.type, part.uuid, part.name, part.fs, part.fs_uuid)
+    if not 0 < integer(part.number) < 1 << 16 or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"partition {part.number!r:.20}")
+    if not isinstance(part.active, bool) or not isinstance(part.home, bool):
+        raise TypeError("flags of a partition")
+    if facts.table == "gpt":
+        UUID(part.type), UUID(part.uuid)
+        if len(part.name.encode("utf-16-le")) > 72 or "\0" in part.name:
+            raise ValueError("name of a partition")
+    elif not 0 < (kind := int(part.type, 16)) < 256 or kind in EXTENDED or kind == PROTECTIVE:
+        raise ValueError(f"type {part.type:.20}")
 
 
 def check_regions(facts: KitFacts) -> None:
