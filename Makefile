@@ -17,7 +17,7 @@ check: setup ## seconds: ruff, mypy, import order, unit tests
 	$(PYTEST) -q tests/style tests/unit
 
 test: setup ## minutes: what CI runs
-	$(PYTEST) -q
+	$(PYTEST) -q -n 2 --dist loadfile
 
 vm: setup ## the whole boot matrix: layouts x firmware x buses
 	$(PYTEST) -q -m vm --matrix tests/vm
