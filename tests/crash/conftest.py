@@ -44,6 +44,7 @@ def still_clock() -> Iterator[None]:
     """Let e2fsprogs write the same time always, so that two runs can be compared to the byte."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("E2FSPROGS_FAKE_TIME", "1700000000")
+        patch.setenv("E2FSCK_TIME", "1700000000")
         yield
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from onebay.base.extent import ExtentSet
 from onebay.block import FileVolume, Overlay, Volume
 from onebay.sample.build import Sample
 from tests.crash.recording import GRAIN, Replayed, Soiled
@@ -185,8 +186,7 @@ class Judge:
         return found
 
 
-def soiled(sample: Sample, growth: int) -> Soiled:
-    """Return the sample's data disk on a larger disk that was in use before."""
-    return Soiled(
-        FileVolume(sample.data, sector_size=sample.sector_size), sample.data.stat().st_size + growth
-    )
+def soiled(sample: Sample, growth: int, dirt: ExtentSet | None = None) -> Soiled:
+    """Return the sample's data disk on a larger disk that was in use before, also in `dirt`."""
+    disk = FileVolume(sample.data, sector_size=sample.sector_size)
+    return Soiled(disk, disk.size + growth, dirt)

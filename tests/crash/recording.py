@@ -32,11 +32,9 @@ class Soiled(Volume):
         inside = max(0, min(size, self.base.size - at))
         out = bytearray(self.base.read(at, inside) if inside else b"").ljust(size, b"\0")
         for start, end in self.dirt.clip(at, at + size):
-            while start < end:
-                skip = start % len(self.pattern)
-                length = min(end - start, len(self.pattern) - skip)
-                out[start - at : start - at + length] = self.pattern[skip : skip + length]
-                start += length
+            skip = start % len(self.pattern)
+            times = -(-(skip + end - start) // len(self.pattern))
+            out[start - at : end - at] = (self.pattern * times)[skip : skip + end - start]
         return bytes(out)
 
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:

@@ -18,7 +18,6 @@ from typing import Generic, TypeVar
 from onebay.block import Volume
 from tests.crash.recording import GRAIN, Content, Log, Replayed
 
-
 T = TypeVar("T")
 
 

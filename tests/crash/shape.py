@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from onebay.base.extent import ExtentSet
 from onebay.block import Volume
 from onebay.layer import Layer
 from onebay.ops.journal import Journal
+from onebay.ops.need import needed
 from onebay.table import Table
 from onebay.tree import discover
 from tests.crash.recording import Writable
@@ -58,3 +60,12 @@ def describe(layer: Layer) -> list[Part]:
         return found
     found = [(layer.kind, identity, facts.get("size"))]
     return found + [(f"{layer.kind} volume", above.name, above.size) for above in layer.above]
+
+
+def mattering(volume: Volume) -> ExtentSet:
+    """Return the bytes of a finished disk that somebody needs; the tail, where journals are, is free."""
+    tree = discover([volume])
+    table = tree.on(tree.disks[0])
+    assert isinstance(table, Table)
+    last = max(part.end for part in table.partitions)
+    return needed(tree) - (table.outside().clip(last, volume.size) - table.metadata())

@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +13,11 @@ from onebay.base.extent import ExtentSet
 from onebay.block import Volume
 from onebay.ops.grow import grow
 from onebay.ops.journal import Journal
-from onebay.ops.need import needed
 from onebay.sample.build import Sample
-from onebay.table import Table
-from onebay.tree import discover
 from tests.crash.disks import MIB, Judge, soiled
 from tests.crash.recording import GRAIN, Content, Log, Recorder, Writable
 from tests.crash.replay import Memo, digest
-from tests.crash.shape import Shape, shape
+from tests.crash.shape import Shape, mattering, shape
 
 GROWTH = 96 * MIB
 
@@ -52,12 +48,8 @@ def grown(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert not new.damage
     assert not old.pending
     assert not new.pending
-    tree = discover([log.volume(final)])
-    table = tree.on(tree.disks[0])
-    assert isinstance(table, Table)
-    tail = table.outside().clip(table.partitions[-1].end, base.size) - table.metadata()
     judge = Judge(sample, base, tmp_path_factory.mktemp("judge"))
-    yield Grown(log, old, new, final, judge, needed(tree) - tail)
+    yield Grown(log, old, new, final, judge, mattering(log.volume(final)))
     judge.close()
 
 

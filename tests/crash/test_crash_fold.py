@@ -1,0 +1,131 @@
+"""fold --in-place: after a cut the disk is the data disk that it was, or folded; folding again completes it."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from onebay.base.extent import ExtentSet
+from onebay.block import FileVolume, Volume
+from onebay.ops.fold import plan_fold
+from onebay.ops.run import execute
+from onebay.sample.build import Sample
+from onebay.table import Table
+from onebay.tree import discover
+from tests.crash.disks import MIB, Judge, soiled
+from tests.crash.recording import GRAIN, Content, Log, Recorder, Writable
+from tests.crash.replay import Memo, digest
+from tests.crash.shape import Shape, mattering, shape
+
+TAIL = 48 * MIB  # room for the copy of the boot kit, on an MBR, where the tail needs no table to be moved
+
+
+@dataclass
+class Folded:
+    """A recorded fold, what the disk was and is, and who judges."""
+
+    sample: Sample
+    log: Log
+    old: Shape
+    new: Shape
+    final: Content
+    judge: Judge
+    matter: ExtentSet
+
+
+def fold(sample: Sample, disk: Volume) -> None:
+    """Run the command."""
+    boot = FileVolume(sample.boot)
+    with tempfile.TemporaryDirectory() as scratch:
+        plan = plan_fold(boot, disk, scratch=Path(scratch))
+        execute(plan)
+    boot.close()
+
+
+@pytest.fixture(scope="module")
+def folded(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folded]:
+    clean = soiled(sample, 0)
+    table = discover([clean]).on(clean)
+    assert isinstance(table, Table)
+    gaps = ExtentSet.of((gap.start, gap.end) for gap in table.gaps() if gap.inside is None)
+    base = soiled(sample, TAIL if table.kind == "mbr" else 0, gaps)
+    disk = Recorder(base)
+    fold(sample, disk)
+    log = disk.log()
+    final = log.final()
+    old, new = shape(base), shape(log.volume(final))
+    assert len(new.layers) > len(old.layers)
+    assert not new.damage
+    judge = Judge(sample, base, tmp_path_factory.mktemp("judge"))
+    yield Folded(sample, log, old, new, final, judge, mattering(log.volume(final)))
+    judge.close()
+
+
+def check_completed(folded: Folded, content: Content) -> Writable:
+    """Fold again; what matters must be as after a fold without a cut. Return the disk."""
+    log = folded.log
+    disk = Writable(log.volume(content))
+    fold(folded.sample, disk)
+    after = log.volume(folded.final)
+    sectors = {*log.universe, *(number * 8 + skip for number in disk.pages for skip in range(8))}
+    wrong = [
+        hex(sector * GRAIN)
+        for sector in sorted(sectors)
+        if folded.matter.overlaps(sector * GRAIN, (sector + 1) * GRAIN)
+        and disk.read(sector * GRAIN, GRAIN) != after.read(sector * GRAIN, GRAIN)
+    ]
+    assert not wrong, wrong[:8]
+    return disk
+
+
+def test_every_cut_is_the_old_disk_or_folded(folded: Folded, thorough: bool, tally: Counter[str]) -> None:
+    rng = random.Random(5)
+    looks = Memo(folded.log, shape)
+    seen: set[bytes] = set()
+
+    def judge(content: Content) -> None:
+        tally["states"] += 1
+        found = looks.ask(content)
+        assert not found.pending
+        assert (why := found.between(folded.old, folded.new)) is None, why
+
+    for content in folded.log.prefixes():
+        judge(content)
+    for content in folded.log.subsets(rng, 300 if thorough else 20):
+        judge(content)
+        seen.add(digest(content))
+    tally["random ones that differ"] += len(seen)
+    tally["looks at layers"] += looks.looks
+
+
+def test_folding_again_completes(folded: Folded, thorough: bool, tally: Counter[str]) -> None:
+    """On random prefixes, random parts, and every state behind the content: core, table, boot code."""
+    rng = random.Random(17)
+    total = sum(1 for _ in folded.log.prefixes())
+    picked = set(rng.sample(range(total), 60 if thorough else 1))
+    picked |= set(range(max(0, total - 140), total) if thorough else rng.sample(range(total - 140, total), 1))
+    states = [dict(c) for n, c in enumerate(folded.log.prefixes()) if n in picked]
+    states += rng.sample([dict(c) for c in folded.log.subsets(rng, 6)], 30 if thorough else 1)
+    for number, content in enumerate(states):
+        disk = check_completed(folded, content)
+        tally["completed by a second run"] += 1
+        if number % 10 == 0:
+            folded.judge.file_system(disk)
+            folded.judge.table(disk)
+            tally["states judged by tools"] += 1
+
+
+def test_no_write_comes_near_a_partition(folded: Folded) -> None:
+    """Not a sector of the appliance's partitions is changed at any time."""
+    touched = folded.log.touched()
+    for part in folded.old.layers:
+        if str(part[0]).startswith("p"):
+            _, _, start, end, kind = part
+            if kind not in ("0x0f", "0x05"):
+                assert not touched.overlaps(start, end), part
