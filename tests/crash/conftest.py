@@ -17,6 +17,12 @@ CASES = [
     ("shr-mbr-lvm-btrfs", 512),
     ("v9-gpt-lvm-ext4", 4096),
 ]
+# What make test replays of each module; make crash replays all.
+QUICK = {
+    "grow": {("v9-gpt-lvm-ext4", 4096), ("shr-mbr-lvm-btrfs", 512)},
+    "fold": {("v8-mbr-btrfs", 512), ("v9-gpt-lvm-ext4", 512)},
+    "restore": {("tiny", 512), ("v9-gpt-lvm-ext4", 4096)},
+}
 TALLY: dict[str, Counter[str]] = {}
 
 
@@ -26,16 +32,28 @@ def thorough() -> bool:
     return bool(os.environ.get("ONEBAY_CRASH"))
 
 
+def verb(request: pytest.FixtureRequest) -> str:
+    """Name of the verb that a test module is about."""
+    return str(request.module.__name__).rpartition(".")[2].removeprefix("test_crash_")
+
+
+def wanted(request: pytest.FixtureRequest) -> tuple[str, int]:
+    """Return layout and sector size of a case; skips what only make crash replays."""
+    if not os.environ.get("ONEBAY_CRASH") and request.param not in QUICK[verb(request)]:
+        pytest.skip("only with make crash")
+    name, sector_size = request.param
+    return name, sector_size
+
+
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Counter[str]:
     """Counts by what was counted; printed at the end, for each test module."""
-    name = request.module.__name__.rpartition(".")[2].removeprefix("test_crash_")
-    return TALLY.setdefault(name, Counter())
+    return TALLY.setdefault(verb(request), Counter())
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
 def sample(request: pytest.FixtureRequest, cache: Path) -> Sample:
-    name, sector_size = request.param
+    name, sector_size = wanted(request)
     return build_mini(name, cache=cache, sector_size=sector_size)
 
 

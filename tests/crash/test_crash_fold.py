@@ -1,4 +1,4 @@
-"""fold --in-place: after a cut the disk is the data disk that it was, or folded; folding again completes it."""
+"""fold --in-place: after a cut the disk is what it was, or folded; folding again completes it."""
 
 from __future__ import annotations
 

@@ -85,7 +85,10 @@ def test_identities_are_kept(story: Story) -> None:
 
     def identities(node: dict, found: list) -> list:
         found.append(
-            (node.get("kind"), [node["facts"].get(key) for key in ("identity", "uuid", "name", "label")])
+            (
+                node.get("kind"),
+                [node.get("facts", {}).get(key) for key in ("identity", "uuid", "name", "label")],
+            )
         )
         for part in node.get("parts", []):
             if part["role"] != "gap":

@@ -77,7 +77,7 @@ def test_boots_alone(
         firmware=firmware,
         bus=bus,
         sector_size=sector_size,
-        expect=story.sample.expect,
+        expect=story.sample.verdict,
         timeout=600,
         accel=accel(cache),
     )
@@ -104,6 +104,6 @@ def test_restored_without_onebay(
             file.truncate(story.folded.stat().st_size)
     onebay("verify", story.image, "--against", disk)
     result = boot(
-        disk, log=tmp_path / "serial.log", expect=story.sample.expect, timeout=600, accel=accel(cache)
+        disk, log=tmp_path / "serial.log", expect=story.sample.verdict, timeout=600, accel=accel(cache)
     )
     assert result.found

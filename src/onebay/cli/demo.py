@@ -106,11 +106,11 @@ class Demo:
         log = self.directory / f"{disk.stem}-{firmware}.log"
         first = () if boot is None else ("--boot", boot)
         self.onebay(
-            "boot", disk, *first, "--firmware", firmware, "--expect", sample.expect, "--timeout", "600",
+            "boot", disk, *first, "--firmware", firmware, "--expect", sample.verdict, "--timeout", "600",
             "--log", log,
         )  # fmt: skip
         for line in log.read_text("utf-8", "replace").splitlines():
-            if sample.expect in line:
+            if sample.verdict in line:
                 click.echo(click.style(f"  {line.strip()}", fg="green"))
 
     def show(self, disk: Path) -> None:
