@@ -127,7 +127,7 @@ def test_ebr_loop(to: str, tmp_path: Path) -> None:
 
 
 def test_lvm_with_a_missing_pv(tmp_path: Path) -> None:
-    disk, start = part_of(tmp_path, "lvm", "kinds-a")
+    disk, _ = part_of(tmp_path, "lvm", "kinds-a")
     found = onebay("inspect", disk, "--json").document["findings"]
     assert any("missing" in finding["text"] for finding in found), found
     comes_back(disk, tmp_path)
