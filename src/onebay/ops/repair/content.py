@@ -20,6 +20,7 @@ from onebay.boot.extimage import ExtImage
 from onebay.fs.fat import Fat
 from onebay.fs.fat import probe as probe_fat
 from onebay.ops.foldimage import RECORD
+from onebay.ops.foldrecord import read_record
 from onebay.ops.foldsource import dump
 from onebay.ops.kit import slot
 from onebay.ops.repair.difference import differing, plan_careful, plan_whole
@@ -112,7 +113,7 @@ def heal_fat(job: Job, part: KitPart) -> None:
             raise
         write_whole(job, part, f"the file system is beyond mending ({error.what})")
         return
-    compare(job, part, state)
+    compare(job, part, fat, state)
     if state.lost:
         text = f"p{part.number}: damaged, and no source has {listed(state.lost)}"
         job.fail("files-damaged", text)
@@ -149,7 +150,7 @@ def examine(job: Job, part: KitPart, place: Span, fat: Fat) -> State:
     return State(path, before, survey(mended), clean)
 
 
-def compare(job: Job, part: KitPart, state: State) -> None:
+def compare(job: Job, part: KitPart, fat: Fat, state: State) -> None:
     """Find the files that are damaged, what they should be, and which ones the appliance has changed."""
     found = region_of(job, part)
     other = probe_fat(job.unpacked(*found)) if found else None
@@ -157,11 +158,13 @@ def compare(job: Job, part: KitPart, state: State) -> None:
     record = job.record if job.record and part.home else None
     ours = dict(record.files) if record else {}
     wrong = [path for path, sha in ours.items() if sha_of(state, path) != sha]
-    needed = [record.menu, RECORD] if record else []
-    wrong += [path for path in needed if path and not sha_of(state, path)]
+    if record is not None and record.menu and not sha_of(state, record.menu):
+        wrong.append(record.menu)
+    if record is not None and read_record(fat) is None:
+        wrong.append(RECORD)
     hurt = bool(wrong) or not state.clean
     for path, seen in theirs.items():
-        if path in ours:
+        if path in ours or path in wrong:
             continue
         verdict = judge(state, path, seen)
         if verdict == "newer":
