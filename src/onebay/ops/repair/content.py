@@ -154,7 +154,6 @@ def compare(job: Job, part: KitPart, fat: Fat, state: State) -> None:
     """Find the files that are damaged, what they should be, and which ones the appliance has changed."""
     found = region_of(job, part)
     other = probe_fat(job.unpacked(*found)) if found else None
-    theirs = survey(other) if isinstance(other, Fat) else {}
     record = job.record if job.record and part.home else None
     ours = dict(record.files) if record else {}
     wrong = [path for path, sha in ours.items() if sha_of(state, path) != sha]
@@ -162,17 +161,10 @@ def compare(job: Job, part: KitPart, fat: Fat, state: State) -> None:
         wrong.append(record.menu)
     if record is not None and read_record(fat) is None:
         wrong.append(RECORD)
-    hurt = bool(wrong) or not state.clean
-    for path, seen in theirs.items():
-        if path in ours or path in wrong:
-            continue
-        verdict = judge(state, path, seen)
-        if verdict == "newer":
-            state.newer.append(path)
-        elif verdict == "damaged" or (verdict == "gone" and hurt):
-            wrong.append(path)
-        elif verdict == "gone":
-            job.note(f"p{part.number}: {path} was there when the kit was made, and is not now")
+    if isinstance(other, Fat):
+        known = {*ours, *wrong}
+        theirs = {path: seen for path, seen in survey(other).items() if path not in known}
+        wrong += compare_theirs(job, part, state, theirs, hurt=bool(wrong) or not state.clean)
     for path in dict.fromkeys(wrong):
         data = other.read_file(path, limit=part.size) if isinstance(other, Fat) else None
         if path in ours and (data is None or loader.digest(data) != ours[path]):
@@ -181,6 +173,22 @@ def compare(job: Job, part: KitPart, fat: Fat, state: State) -> None:
             state.lost.append(path)
         else:
             state.fixes[path] = data
+
+
+def compare_theirs(
+    job: Job, part: KitPart, state: State, theirs: dict[str, Seen], *, hurt: bool
+) -> list[str]:
+    """Return the appliance's files that are damaged; one that is gone only where others are `hurt` too."""
+    wrong: list[str] = []
+    for path, seen in theirs.items():
+        verdict = judge(state, path, seen)
+        if verdict == "newer":
+            state.newer.append(path)
+        elif verdict == "damaged" or (verdict == "gone" and hurt):
+            wrong.append(path)
+        elif verdict == "gone":
+            job.note(f"p{part.number}: {path} was there when the kit was made, and is not now")
+    return wrong
 
 
 def sha_of(state: State, path: str) -> str:
