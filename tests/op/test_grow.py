@@ -12,7 +12,10 @@ import pytest
 from onebay.base.error import Refused
 from onebay.base.step import apply
 from onebay.block import FileVolume, open_disk
-from onebay.ops.grow import plan_grow
+from onebay.fs.btrfs.csum import sealed
+from onebay.fs.btrfs.record import SUPER, SUPER_PLACES
+from onebay.ops.foldlayout import data_table
+from onebay.ops.grow import grow, plan_grow
 from onebay.ops.run import Plan, execute
 from onebay.stack.md import MdArray
 from onebay.tree import discover
@@ -113,3 +116,84 @@ def test_overlapping_partitions_are_not_grown(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="overlap"):
         plan_grow(open_disk(path))
     assert path.read_bytes() == data
+
+
+def golden(name: str) -> bytes:
+    path = GOLDEN.with_name(f"{name}.img.zst")
+    return subprocess.run(["zstd", "-dc", path], check=True, capture_output=True).stdout
+
+
+def test_a_partition_that_ends_in_an_old_superblock_never_grows(tmp_path: Path) -> None:
+    """Metadata 0.90 is found by the end of its partition: a longer one would lose the array."""
+    path = tmp_path / "disk.img"
+    make(path, golden("v090"))
+    disk = open_disk(path, writable=True)
+    plan = grow(disk)
+    assert not plan.steps
+    assert "metadata 0.90 stands at the end" in " ".join(plan.notes)
+    assert array_on(disk).version == "0.90"
+
+
+def test_a_damaged_superblock_at_the_end_keeps_the_partition_from_growing(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    raw = bytearray(golden("v090"))
+    raw[len(raw) // 65536 * 65536 - 65536 + 200] ^= 1
+    make(path, bytes(raw))
+    plan = plan_grow(open_disk(path))
+    assert not plan.steps
+    assert "damaged array" in " ".join(plan.notes)
+
+
+def test_what_stands_on_half_a_mirror_does_not_grow(tmp_path: Path) -> None:
+    """The other member counts too: both would hold other bytes under the same events."""
+    path = tmp_path / "disk.img"
+    member = golden("pair-a")
+    make(path, member)
+    disk = open_disk(path, writable=True)
+    start = array_on(disk).below[0].start  # type: ignore[attr-defined]
+    plan = grow(disk)
+    assert plan.steps, "the table grows"
+    assert disk.read(start, len(member)) == member
+    (note,) = plan.notes
+    assert "member 1, which is not on this disk" in note
+    assert "let the appliance run with this disk alone once" in note
+
+
+def test_two_members_on_one_disk_do_not_come_apart(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    pair = golden("pair-a"), golden("pair-b")
+    sectors = len(pair[0]) // 512
+    with path.open("wb") as file:
+        file.truncate(4 * len(pair[0]))
+    for number in (1, 2):
+        tool(
+            "sgdisk", "-n", f"{number}:{2048 if number == 1 else 0}:+{sectors}", "-t", f"{number}:fd00", path
+        )
+    places = [part.start for part in data_table(discover([open_disk(path)])).partitions]
+    with path.open("r+b") as file:
+        for place, raw in zip(places, pair, strict=True):
+            file.seek(place)
+            file.write(raw)
+    disk = open_disk(path, writable=True)
+    assert len(array_on(disk).replicas) == 2
+    plan = grow(disk)
+    assert "2 members in sync are on this disk" in " ".join(plan.notes)
+    assert [disk.read(place, len(raw)) for place, raw in zip(places, pair, strict=True)] == list(pair)
+
+
+def test_a_file_system_of_unknown_features_is_left_to_the_appliance(tmp_path: Path) -> None:
+    raw = tmp_path / "btrfs.img"
+    with raw.open("wb") as file:
+        file.truncate(128 * MIB)
+    tool("mkfs.btrfs", "-q", raw)
+    volume = open_disk(raw, writable=True)
+    at = SUPER_PLACES[0]
+    sb = SUPER.unpack(volume.read(at, SUPER.size))
+    odd = SUPER.pack(sb, incompat_flags=sb.incompat_flags | 1 << 40)
+    volume.write(at, sealed(sb.csum_type, odd))
+    path = tmp_path / "disk.img"
+    make(path, raw.read_bytes())
+    plan = plan_grow(open_disk(path))
+    assert plan.steps
+    assert "unknown incompat feature bits 0x10000000000" in " ".join(plan.notes)
+    assert "the appliance grows its file system itself" in " ".join(plan.notes)

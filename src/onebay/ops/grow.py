@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from onebay.base.step import Step
     from onebay.block import Volume
     from onebay.layer import Layer
+    from onebay.table import Partition
     from onebay.tree import Tree
 
+ALONE = "let the appliance run with this disk alone once, so that its array knows, then grow"
 ROUNDS = 32  # table, md, pv and lv, file system, and room to spare; a layer that never ends is a bug
 
 
@@ -48,14 +50,12 @@ def plan_grow(disk: Volume) -> Plan:
             if name in finished:
                 continue
             try:
-                if isinstance(layer, Table):
-                    steps = carry_kit(planner, layer, with_moved_end(tree, layer))
-                else:
-                    steps = layer.plan_grow()
+                steps = steps_of(planner, tree, layer)
             except ToolMissing:
                 raise
             except (Unsupported, ToolFailed) as error:  # tools work on scratch files: nothing was touched
-                planner.plan.notes.append(f"{name} stays as it is: {error}")
+                hint = f" ({error.hint})" if error.hint else ""
+                planner.plan.notes.append(f"{name} stays as it is: {error}{hint}")
                 finished.add(name)
                 steps = []
             if steps:
@@ -69,6 +69,15 @@ def plan_grow(disk: Volume) -> Plan:
             planner.plan.after = planner.view
             return planner.plan
     raise AssertionError(f"{disk.name}: growing does not end")
+
+
+def steps_of(planner: Planner, tree: Tree, layer: Layer) -> list[Step]:
+    """Return the steps of one layer; raises Unsupported where it stays as it is."""
+    if isinstance(layer, Table):
+        return carry_kit(planner, layer, with_moved_end(tree, layer))
+    if isinstance(layer, MdArray) and (reason := layer.divided) and layer.version != "0.90":
+        raise Unsupported(reason, volume=layer.below[0].name, hint=ALONE)
+    return layer.plan_grow()
 
 
 def grow(
@@ -88,10 +97,10 @@ def grow(
 
 def complete(journal: Journal, *, report: Report = silent) -> bool:
     """Complete an interrupted change, and return whether there was one."""
-    changes = journal.pending()
-    if changes is None:
+    redo = journal.pending()
+    if redo is None:
         return False
-    journal.replay(changes)
+    journal.replay(redo)
     report(Noted("completed a change that was interrupted", journal.disk.name))
     return True
 
@@ -107,7 +116,7 @@ def has_room(plan: Plan, journal: Journal) -> bool:
         return False
     if journal.store is not plan.disk:
         return True
-    room = journal.room(body_size(critical))
+    room = journal.room(body_size(critical, len(plan.steps)))
     disk = plan.after or plan.disk
     tree = discover([disk])
     taken = needed(tree) | ExtentSet.of(
@@ -143,20 +152,22 @@ def refuse_damage(tree: Tree) -> None:
 
 
 def chain(tree: Tree) -> list[Layer]:
-    """Return the layers to grow, bottom-up: the table, then what stands on its last data partition."""
+    """Return the layers to grow, bottom-up: the table, then what stands on its last data partition.
+
+    What stands on an array with data in several places is not asked: its steps would reach one of them only.
+    """
     table = tree.on(tree.disks[0])
     assert table is not None
-    if not isinstance(table, Table):
-        return tree.layers
-    data = table.data_partition
-    if data is None:
-        return [table]
-    standing: set[int] = {id(data.volume)}
-    found: list[Layer] = [table]
+    found: list[Layer] = []
+    standing = {id(tree.disks[0])}
+    if isinstance(table, Table):
+        found = [table]
+        standing = {id(table.data_partition.volume)} if table.data_partition else set()
     for layer in tree.layers:
         if any(id(below) in standing for below in layer.below):
             found.append(layer)
-            standing.update(id(above) for above in layer.above)
+            if not (isinstance(layer, MdArray) and layer.divided):
+                standing.update(id(above) for above in layer.above)
     return found
 
 
@@ -172,16 +183,34 @@ def carry_kit(planner: Planner, table: Table, steps: list[Step]) -> list[Step]:
 
 
 def with_moved_end(tree: Tree, table: Table) -> list[Step]:
-    """Return the table's steps; an md 1.0 superblock, which stands at the end, moves before they count."""
+    """Return the table's steps; an md 1.0 superblock, which stands at the end, moves before they count.
+
+    Raises Unsupported where a superblock that cannot move would not be found any more.
+    """
     steps = table.plan_grow()
     data = table.data_partition
-    array = tree.on(data.volume) if data is not None else None
-    if not steps or data is None or not isinstance(array, MdArray) or array.version != "1.0":
+    end = table.grown_end(data) if data is not None else 0
+    if not steps or data is None or end == data.end:
         return steps
-    end = table.grown_end(data)
-    if end == data.end:
+    refuse_lost_end(tree, data)
+    array = tree.on(data.volume)
+    if not isinstance(array, MdArray) or array.version != "1.0":
         return steps
     grown = Span(data.volume.name, tree.disks[0], data.start, end - data.start)
     # tables clear the end of the new room first, before any of their own writes
     cleared = sum(1 for _ in takewhile(lambda step: isinstance(step, Zero), steps))
     return [*steps[:cleared], *array.plan_move([grown]), Flush(grown), *steps[cleared:]]
+
+
+def refuse_lost_end(tree: Tree, data: Partition) -> None:
+    """Raise Unsupported where the end of the last partition is what its content is found by, and stays."""
+    name = data.volume.name
+    if any(suspect.kind == "md" and suspect.volume is data.volume for suspect in tree.suspects):
+        raise Unsupported("the last partition holds a damaged array, which its end may lead to", volume=name)
+    array = tree.on(data.volume)
+    if not isinstance(array, MdArray):
+        return
+    if array.version == "0.90":
+        raise Unsupported("md metadata 0.90 stands at the end of the last partition", volume=name)
+    if array.version == "1.0" and (reason := array.divided):
+        raise Unsupported(reason, volume=name)

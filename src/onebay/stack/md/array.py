@@ -92,6 +92,16 @@ class MdArray(Layer):
         return None
 
     @property
+    def divided(self) -> str | None:
+        """Say where else the array's data count, so that writing to `above` alone would split it; or None."""
+        if len(self.replicas) > 1:
+            return f"md: {len(self.replicas)} members in sync are on this disk"
+        absent = set(self.best.roles.values()) - {sb.slot for sb in self.in_sync}
+        if self.best.level == 1 and absent:
+            return f"md: the array counts on its member {min(absent)}, which is not on this disk"
+        return None
+
+    @property
     def level(self) -> str:
         """The level by md's name."""
         return LEVELS.get(self.best.level, f"level {self.best.level}")
