@@ -109,9 +109,6 @@ class Demo:
             "boot", disk, *first, "--firmware", firmware, "--expect", sample.verdict, "--timeout", "600",
             "--log", log,
         )  # fmt: skip
-        for line in log.read_text("utf-8", "replace").splitlines():
-            if sample.verdict in line:
-                click.echo(click.style(f"  {line.strip()}", fg="green"))
 
     def show(self, disk: Path) -> None:
         """Draw a disk."""
