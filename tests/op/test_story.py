@@ -180,6 +180,17 @@ def test_image(story: Story) -> None:
     assert "differs" in onebay("verify", story.image, "--against", story.restored, status=5).stderr
 
 
+def test_an_image_is_inspected_like_its_disk(story: Story) -> None:
+    image, disk = inspect(story.image), inspect(story.folded)
+
+    def shape(node: dict) -> list:
+        inner = [shape(part["node"]) for part in node.get("parts", []) if part.get("node")]
+        return [node.get("kind"), node["size"], node.get("facts"), inner]
+
+    assert shape(image["tree"]) == shape(disk["tree"])
+    assert image["boot"] == disk["boot"]
+
+
 def test_nothing_left_to_do(story: Story) -> None:
     """A second grow changes nothing and says so; fold sees its own work."""
     assert "full already" in onebay("grow", story.restored).stdout

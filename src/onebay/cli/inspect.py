@@ -13,10 +13,15 @@ from onebay.cli import picture
 from onebay.cli.options import PATH, json_option, sector_option
 from onebay.cli.progress import answer
 from onebay.cli.svg import svg as draw
+from onebay.image import Image, ImageVolume
+from onebay.ops.capture import SUFFIX
 from onebay.ops.inspect import inspect
+from onebay.source import open_source
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from onebay.block import Volume
 
 
 @click.command()
@@ -25,10 +30,14 @@ if TYPE_CHECKING:
 @click.option("--svg", type=PATH, metavar="FILE", help="Draw the disk into FILE.")
 @sector_option
 def command(disk: Path, as_json: bool, svg: Path | None, sector_size: str | None) -> None:
-    """Show what is on DISK, a block device or an image file, without writing anything to it."""
+    """Show what is on DISK, a block device, a raw image or one of ours, without writing anything to it."""
     if svg is not None and svg.exists() and not is_picture(svg):
         raise Refused("exists already and is no picture", volume=str(svg), hint="another name")
-    document = inspect(open_disk(disk, sector_size=int(sector_size) if sector_size else None))
+    if disk.name.endswith(SUFFIX):
+        volume: Volume = ImageVolume(Image.open(open_source(str(disk))))
+    else:
+        volume = open_disk(disk, sector_size=int(sector_size) if sector_size else None)
+    document = inspect(volume)
     if svg is not None:
         try:
             svg.write_text(draw(document), "utf-8")
