@@ -8,6 +8,7 @@ stands on the array visible on its members); two hits of one rank are reported a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from onebay import table
@@ -47,6 +48,7 @@ PROBES = (
     Probe("swap", 2, swap.probe),
     Probe("name", 3, names.probe),
 )
+RANKS = MappingProxyType({probe.kind: probe.rank for probe in PROBES})
 MAX_VOLUMES = 4096  # a hostile disk may nest without end
 
 
@@ -86,10 +88,13 @@ def discover(disks: Iterable[Volume]) -> Tree:
                 tree.findings.append(
                     Finding("damage", "too-deep", f"more than {MAX_VOLUMES} volumes", todo[0].name)
                 )
+                # nobody looked at the rest, so all of it counts
+                tree.unknown += [*todo, *(m.volume for members in waiting.values() for m in members)]
                 return tree
             settle(tree, todo.pop(0), todo, waiting)
         if waiting:
-            kind, key = next(iter(waiting))
+            # groups of a lower rank first: their volumes may hold members of those that wait
+            kind, key = min(waiting, key=lambda group: RANKS[group[0]])
             join(tree, kind, waiting.pop((kind, key)), todo)
     return tree
 
