@@ -45,7 +45,7 @@ def look(disk: FileVolume, *, everything: bool = False, report: Report = silent)
         )
     tree = discover([disk])
     refuse_no_disk(tree)
-    return Captured(disk, tree, needed(tree, everything=everything, report=report))
+    return Captured(disk, tree, needed(tree, everything=everything, ends=True, report=report))
 
 
 def capture(

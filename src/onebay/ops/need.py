@@ -9,6 +9,7 @@ from onebay.base.extent import ExtentSet
 from onebay.block import lower
 from onebay.stack.md import MdArray
 from onebay.table import Table
+from onebay.table.model import STALE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,13 +19,17 @@ if TYPE_CHECKING:
     from onebay.layer import Layer
     from onebay.tree import Tree
 
-TAIL = 256 << 20  # bytes behind the last partition that a capture keeps (DESIGN.md: where boot kits live)
+TAIL = 256 << 20  # bytes behind the last partition that a capture keeps: boot kits live there
+# Where a former owner of the target may have left superblocks that outrank what is restored: md 1.1 and 1.2,
+# LVM and btrfs at the start of a volume; md 0.90 and 1.0, DDF and DRBD at its end.
+HEAD = 68 << 10
 
 
-def needed(tree: Tree, *, everything: bool = False, report: Report = silent) -> ExtentSet:
-    """Return the bytes of the disk that an image must hold.
+def needed(tree: Tree, *, everything: bool = False, ends: bool = False, report: Report = silent) -> ExtentSet:
+    """Return the bytes of the disk that matter.
 
-    `everything` keeps the whole tail too. Volumes that nobody recognised, damaged ones, and layers that do
+    `everything` keeps the whole tail too, `ends` both ends of every volume: an image must hold them lest
+    what was on its target counts again. Volumes that nobody recognised, damaged ones, and layers that do
     not trust their own allocation records are kept whole; each of these is reported.
     """
     disk = tree.disks[0]
@@ -41,6 +46,8 @@ def needed(tree: Tree, *, everything: bool = False, report: Report = silent) -> 
         want(suspect.volume, ExtentSet.single(0, suspect.volume.size))
     for layer in reversed(tree.layers):
         own(layer, want, everything=everything, report=report)
+        for below in layer.below if ends else ():
+            want(below, ExtentSet.of([(0, min(HEAD, below.size)), (max(0, below.size - STALE), below.size)]))
         for above, mapping in standing(layer):
             for below, extents in lower(mapping, wanted.get(id(above), ExtentSet())):
                 want(below, extents)
@@ -65,11 +72,11 @@ def own(layer: Layer, want: Callable[[Volume, ExtentSet], None], *, everything: 
 def outside(table: Table, *, everything: bool) -> ExtentSet:
     """Return what lies in no partition; of the tail only its first 256 MiB unless `everything`."""
     extents = table.outside()
-    tails = [gap for gap in table.gaps() if gap.kind == "tail" and gap.inside is None]
-    if everything or not tails:
+    if everything:
         return extents
-    cut = ExtentSet.single(tails[-1].start + TAIL, tails[-1].end)
-    return extents - cut
+    # a table that was made for a smaller disk does not count all of the tail as its own
+    tail = max((part.end for part in table.partitions), default=table.usable.start)
+    return extents - ExtentSet.single(tail + TAIL, table.volume.size)
 
 
 def standing(layer: Layer) -> list[tuple[Volume, Volume]]:
