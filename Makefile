@@ -19,8 +19,15 @@ check: setup ## seconds: ruff, mypy, import order, unit tests
 test: setup ## minutes: what CI runs
 	$(PYTEST) -q -n 2 --dist loadfile
 
+crash: setup ## half an hour: power cuts after every sector of fold, grow, restore and repair, replayed
+	ONEBAY_CRASH=1 $(PYTEST) -q tests/crash
+
 vm: setup ## the whole boot matrix: layouts x firmware x buses
 	$(PYTEST) -q -m vm --matrix tests/vm
+
+fuzz: setup ## MINUTES=30 [TARGET=ext]: look for input that breaks a parser (docs/testing.md)
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	nice $(PY) -m fuzz --minutes $(or $(MINUTES),30) $(addprefix --target ,$(TARGET))
 
 docs: setup ## write the documents that come from the code
 	$(PY) scripts/verbs.py
@@ -28,4 +35,4 @@ docs: setup ## write the documents that come from the code
 clean: ## remove the virtual environment and caches inside the checkout
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup demo check test vm docs clean
+.PHONY: help setup demo check test crash vm fuzz docs clean

@@ -150,6 +150,14 @@ class Log:
             for sector, data in epoch:
                 self.put(start, sector, data)
 
+    def sample(self, rng: random.Random, prefixes: int, subsets: int) -> list[Content]:
+        """Return up to so many random prefixes and random parts, as copies."""
+        total = sum(1 for _ in self.prefixes())
+        numbers = set(rng.sample(range(total), min(total, prefixes)))
+        found = [dict(content) for number, content in enumerate(self.prefixes()) if number in numbers]
+        parts = [dict(content) for content in self.subsets(rng, 12)]
+        return found + rng.sample(parts, min(len(parts), subsets))
+
     def final(self) -> Content:
         """Return the state after the whole run."""
         content: Content = {}

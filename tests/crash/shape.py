@@ -38,14 +38,14 @@ def shape(volume: Volume) -> Shape:
     """Look at a disk as the next run will find it."""
     view = Writable(volume)
     journal = Journal(view)
-    changes = journal.pending()
-    if changes is not None:
-        journal.replay(changes)
+    redo = journal.pending()
+    if redo is not None:
+        journal.replay(redo)
     tree = discover([view])
     parts = [part for layer in tree.layers for part in describe(layer)]
     damage = [f"{suspect.kind}: {suspect.evidence}" for suspect in tree.suspects]
     damage += [finding.kind for finding in tree.all_findings() if finding.severity == "damage"]
-    return Shape(changes is not None, tuple(parts), tuple(damage))
+    return Shape(redo is not None, tuple(parts), tuple(damage))
 
 
 def describe(layer: Layer) -> list[Part]:

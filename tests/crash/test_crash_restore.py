@@ -198,19 +198,11 @@ def check_completed(restored: Restored, state: Volume, number: int) -> Recorder:
     return disk
 
 
-def picked(restored: Restored, rng: random.Random, count: int) -> list[Content]:
-    """Return random prefixes and random parts."""
-    total = sum(1 for _ in restored.log.prefixes())
-    numbers = set(rng.sample(range(total), count))
-    states = [dict(content) for number, content in enumerate(restored.log.prefixes()) if number in numbers]
-    return states + rng.sample([dict(content) for content in restored.log.subsets(rng, 12)], count // 2)
-
-
 def test_the_same_command_goes_on(restored: Restored, thorough: bool, tally: Counter[str]) -> None:
     small = len(restored.log.universe) < 20000
     count = (1500 if small else 80) if thorough else (40 if small else 2)
     rng = random.Random(19)
-    for number, content in enumerate(picked(restored, rng, count)):
+    for number, content in enumerate(restored.log.sample(rng, count, count // 2)):
         disk = check_completed(restored, restored.log.volume(content), number)
         tally["completed by a second run"] += 1
         if number % 10 == 0:
@@ -222,9 +214,9 @@ def test_the_same_command_goes_on(restored: Restored, thorough: bool, tally: Cou
 
 
 def test_tools_see_no_table(restored: Restored, thorough: bool, tally: Counter[str]) -> None:
-    """blkid, which knows tables as kernels do, sees none while the marker is there; afterwards the new one."""
+    """blkid, which knows tables as kernels do, sees none while the marker is there."""
     rng = random.Random(23)
-    states = picked(restored, rng, 20 if thorough else 2)
+    states = restored.log.sample(rng, *((20, 10) if thorough else (2, 1)))
     for content in [*states, dict(restored.final)]:
         state = Writable(restored.log.volume(content))
         with restored.bench.showing(state) as path:

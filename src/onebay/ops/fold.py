@@ -20,6 +20,7 @@ from onebay.ops import foldimage
 from onebay.ops.foldimage import Identities, Image
 from onebay.ops.foldlayout import Layout, data_table, free_gaps, lay_out
 from onebay.ops.foldsource import read_boot
+from onebay.ops.journal import refuse_pending
 from onebay.ops.kit import make_kit, tail_room
 from onebay.ops.run import Plan, Planner
 from onebay.table import MbrTable, NewPartition, Table, plan_add, plan_convert
@@ -69,6 +70,7 @@ def plan_fold(
     written, Damaged where the boot disk's menu cannot be read.
     """
     assert table in (None, "gpt"), table
+    refuse_pending(data)
     planner = Planner("fold", data)
     tree = discover([planner.view])
     found = data_table(tree)

@@ -4,10 +4,13 @@ The new bytes, and the old ones they replace, are written first into space that 
 disk (or into a file); one sector makes them count; only then are they written to their places, and that
 sector is erased. After a power cut the journal is written out again from the first byte to the last. It is
 applied only where every sector still holds its old or its new content: whoever used the disk in between made
-the journal stale, and it must not undo their work.
+the journal stale, and it must not undo their work. Old content everywhere is not enough: whoever put an image
+back took away what the changes stand on, such as the new block groups of a file system. So what the same
+change wrote before, without the journal, must still be there too.
 
     head   one sector at the last whole MiB of the disk but two: HEAD, zeros to the end of the sector
-    body   ends where the head begins: for each write `at` (8), `size` (4), old bytes, new bytes
+    body   ends where the head begins: for each write `at` (8), `size` (4), old bytes, new bytes; then for
+           each extent that must be there `at` (8), `size` (4), SHA-256 of its content
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from onebay.base.error import Refused
-from onebay.base.extent import Extent
+from onebay.base.extent import Extent, ExtentSet
 from onebay.base.record import Layout
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ MAGIC = b"1BYJRNL1"
 SECTOR = 512  # what a power cut leaves whole, on disks of 4096 bytes too
 MAX_BODY = 256 * MIB
 ENTRY = struct.Struct("<QI")
+DIGEST = 32
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Head:
     disk_size: Annotated[int, "Q"]
     body_size: Annotated[int, "Q"]
     count: Annotated[int, "I"]
-    reserved: Annotated[int, "I"]
+    witnesses: Annotated[int, "I"]
     body_sha: Annotated[bytes, "32s"]
     head_sha: Annotated[bytes, "32s"]
 
@@ -58,9 +63,25 @@ class Change(NamedTuple):
     new: bytes
 
 
-def body_size(writes: Iterable[Write]) -> int:
-    """Bytes that the body for these writes takes."""
-    return sum(ENTRY.size + 2 * write.size for write in writes)
+class Witness(NamedTuple):
+    """`size` bytes at byte `at` of the disk must have this SHA-256, or the changes stand on nothing."""
+
+    at: int
+    size: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """What a journal says that counts."""
+
+    changes: list[Change]
+    witnesses: list[Witness]
+
+
+def body_size(writes: Iterable[Write], witnesses: int = 0) -> int:
+    """Bytes that the body for these writes takes, with so many extents that must be there."""
+    return sum(ENTRY.size + 2 * write.size for write in writes) + witnesses * (ENTRY.size + DIGEST)
 
 
 class Journal:
@@ -75,25 +96,41 @@ class Journal:
         """Return the bytes of the store that a body of `size` bytes and the head take."""
         return Extent(self.head_at - -(-size // MIB) * MIB, self.head_at + self.store.sector_size)
 
-    def commit(self, writes: Sequence[Write]) -> None:
-        """Write the journal; when this returns, `writes` will reach the disk whatever happens."""
+    def commit(self, writes: Sequence[Write], before: ExtentSet | None = None) -> None:
+        """Write the journal; when this returns, `writes` will reach the disk whatever happens.
+
+        `before` is what the same change wrote already. Raises Refused where the body does not fit.
+        """
         changes = [Change(write.at, self.disk.read(write.at, write.size), write.data) for write in writes]
         body = b"".join(
             ENTRY.pack(change.at, len(change.new)) + change.old + change.new for change in changes
         )
+        fresh = ExtentSet.of((write.at, write.at + write.size) for write in writes)
+        stands_on = [self.witness(*extent) for extent in (before or ExtentSet()) - fresh]
+        body += b"".join(ENTRY.pack(one.at, one.size) + one.digest for one in stands_on)
         room = self.room(len(body))
         if room.start < 0 or len(body) > MAX_BODY:
             raise Refused("the journal does not fit", volume=self.store.name, found=len(body))
+        self.disk.flush()
         self.store.write(self.head_at - len(body), body)
         self.store.flush()
-        head = Head(MAGIC, self.disk.size, len(body), len(changes), 0, sha256(body).digest(), bytes(32))
+        head = Head(
+            MAGIC, self.disk.size, len(body), len(changes), len(stands_on), sha256(body).digest(), bytes(32)
+        )
         packed = HEAD.pack(head)
         packed = packed[:-32] + sha256(packed[:-32]).digest()
         self.store.write(self.head_at, packed.ljust(self.store.sector_size, b"\0"))
         self.store.flush()
 
-    def pending(self) -> list[Change] | None:
-        """Return the changes of a journal that counts, or None; one that is torn never counted."""
+    def witness(self, start: int, end: int) -> Witness:
+        """Return what the bytes `start..end` of the disk hold now."""
+        hashed = sha256()
+        for at in range(start, end, CHUNK):
+            hashed.update(self.disk.read(at, min(CHUNK, end - at)))
+        return Witness(start, end - start, hashed.digest())
+
+    def pending(self) -> Redo | None:
+        """Return the content of a journal that counts, or None; one that is torn never counted."""
         if self.head_at + HEAD.size > self.store.size:
             return None
         raw = self.store.read(self.head_at, HEAD.size)
@@ -105,25 +142,32 @@ class Journal:
         body = self.store.read(self.head_at - head.body_size, head.body_size)
         if sha256(body).digest() != head.body_sha:
             return None
-        return list(parse_body(body, head.count))
+        return parse_body(body, head)
 
-    def replay(self, changes: Sequence[Change]) -> None:
+    def replay(self, redo: Redo) -> None:
         """Write the changes out again; raises Refused where the disk was used since, and writes nothing."""
-        for change in changes:
+        for change in redo.changes:
             found = self.disk.read(change.at, len(change.new))
             for at in range(0, len(found), SECTOR):
                 end = at + SECTOR
                 if found[at:end] not in (change.old[at:end], change.new[at:end]):
-                    raise Refused(
-                        "an interrupted change cannot be completed: the disk was changed since",
-                        volume=self.disk.name,
-                        at=change.at + at,
-                        hint="have its file system checked",
-                    )
-        for change in changes:
+                    raise self.stale(change.at + at)
+        for witness in redo.witnesses:
+            if self.witness(witness.at, witness.at + witness.size) != witness:
+                raise self.stale(witness.at)
+        for change in redo.changes:
             self.disk.write(change.at, change.new)
         self.disk.flush()
         self.erase()
+
+    def stale(self, at: int) -> Refused:
+        """Return the refusal of a journal that the disk went past."""
+        return Refused(
+            "an interrupted change cannot be completed: the disk was changed since",
+            volume=self.disk.name,
+            at=at,
+            hint="have its file system checked, then run onebay grow --drop-journal",
+        )
 
     def erase(self) -> None:
         """Make the journal not count any more."""
@@ -131,15 +175,29 @@ class Journal:
         self.store.flush()
 
 
-def parse_body(body: bytes, count: int) -> Iterable[Change]:
-    """Yield the changes of a body whose digest was right; ends at the first that does not fit."""
+def refuse_pending(disk: Volume) -> None:
+    """Raise Refused where an interrupted change of `disk` waits in its journal to be completed."""
+    if Journal(disk).pending() is not None:
+        raise Refused(
+            "a change of the disk was interrupted and must be completed first",
+            volume=disk.name,
+            hint="run the interrupted command again, or onebay grow",
+        )
+
+
+def parse_body(body: bytes, head: Head) -> Redo | None:
+    """Return what a body whose digest was right holds; None where it does not add up."""
+    redo = Redo([], [])
     at = 0
-    for _ in range(count):
+    for number in range(head.count + head.witnesses):
         if at + ENTRY.size > len(body):
-            return
+            return None
         where, size = ENTRY.unpack_from(body, at)
         start = at + ENTRY.size
-        at = start + 2 * size
-        if at > len(body):
-            return
-        yield Change(where, body[start : start + size], body[start + size : at])
+        if number < head.count:
+            at = start + 2 * size
+            redo.changes.append(Change(where, body[start : start + size], body[start + size : at]))
+        else:
+            at = start + DIGEST
+            redo.witnesses.append(Witness(where, size, body[start:at]))
+    return redo if at == len(body) else None

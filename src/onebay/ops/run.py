@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from onebay.base.error import Error, Interrupted, Refused
 from onebay.base.event import Began, Ended, Moved, silent
+from onebay.base.extent import ExtentSet
 from onebay.base.step import Copy, Flush, Step, Write, Zero, apply
 from onebay.block import Overlay, Volume, locate
 
@@ -129,7 +130,7 @@ def execute(plan: Plan, *, journal: Journal | None = None, report: Report = sile
         for critical, steps in sections(plan.steps):
             writes = [step for step in steps if isinstance(step, Write)]
             if critical and journal is not None:
-                journal.commit(writes)
+                journal.commit(writes, same_change(plan.steps[:number], writes[0]))
             for step in steps:
                 apply(step)
                 number += 1
@@ -142,6 +143,16 @@ def execute(plan: Plan, *, journal: Journal | None = None, report: Report = sile
         if total:
             plan.disk.flush()
     report(Ended(plan.verb, 0.0, f"{total} steps"))
+
+
+def same_change(done: list[Step], critical: Write) -> ExtentSet:
+    """Return what was written for the change that `critical` belongs to: what its `why` begins with."""
+
+    def change(step: Write) -> str:
+        return step.why.removeprefix(CRITICAL).strip().partition(":")[0]
+
+    ours = [step for step in done if isinstance(step, Write) and change(step) == change(critical)]
+    return ExtentSet.of((step.at, step.at + step.size) for step in ours)
 
 
 def is_critical(step: Step) -> bool:
