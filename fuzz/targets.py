@@ -1,0 +1,208 @@
+"""The list of targets: what each starts from and what it asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from fuzz import ask, images, mend, texts
+from fuzz.disk import Disk, dump, load, parse
+from fuzz.recipe import Window, cook
+from fuzz.seeds import DISKS, GROUPS, cases, seed
+from onebay import table
+from onebay.fs import btrfs, ext, fat, names, swap, xfs
+from onebay.stack import luks, lvm, md
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fuzz.disk import Seed
+    from fuzz.mend import Mender
+
+
+# Words that libFuzzer may put into a text.
+JSON_WORDS = (
+    "[]",
+    "{}",
+    "[0]",
+    "[5]",
+    "null",
+    "true",
+    "1e999",
+    "NaN",
+    "-1",
+    '""',
+    "[[",
+    "\\ud800",
+    "99999999999999999999",
+)
+LVM_WORDS = (
+    "{",
+    "}",
+    "[",
+    "]",
+    "=",
+    '"',
+    "#",
+    "-1",
+    "18446744073709551616",
+    "id",
+    "seqno",
+    "segment1",
+    "stripes",
+)
+GRUB_WORDS = (
+    *(
+        "if",
+        "then",
+        "elif",
+        "else",
+        "fi",
+        "for",
+        "in",
+        "do",
+        "done",
+        "while",
+        "until",
+        "function",
+        "menuentry",
+    ),
+    *(
+        "{",
+        "}",
+        "[",
+        "]",
+        ";",
+        "'",
+        '"',
+        "$",
+        "${",
+        "(hd0,msdos1)",
+        "hd0,1",
+        "search",
+        "--fs-uuid",
+        "--set=root",
+        "-sful",
+    ),
+    *(
+        "linux",
+        "root=UUID=",
+        "PARTUUID=",
+        "LABEL=",
+        "insmod",
+        "load_env",
+        "source",
+        "set",
+        "root=",
+        "$prefix/",
+        "\\",
+    ),
+)
+
+
+@dataclass
+class DiskTarget:
+    """A parser of volumes; input is a recipe (fuzz.recipe), findings are kept as changes of a seed."""
+
+    name: str
+    seed_names: list[str]
+    run: Callable[[Disk], None]
+    mender: Mender | None = None
+    suffix: str = field(default=".case", init=False)
+
+    @cached_property
+    def seeds(self) -> list[Seed]:
+        """Seeds, loaded at first use."""
+        return [seed(name) for name in self.seed_names]
+
+    @cached_property
+    def windows(self) -> list[Window]:
+        """What the parser reads of each seed."""
+        return [self.window(one) for one in self.seeds]
+
+    def window(self, one: Seed) -> Window:
+        """Run the parser over an unchanged seed and note what it reads; it must not fail."""
+        disk = Disk(one)
+        disk.reads = []
+        self.run(disk)
+        return Window(disk.reads)
+
+    def starts(self) -> list[bytes]:
+        """Return inputs to begin with: every seed unchanged."""
+        return [bytes([number, 0]) for number in range(len(self.seed_names))]
+
+    def prepare(self, data: bytes) -> Disk:
+        """Make the disk of an input."""
+        disk, window, mended = cook(data, self.seeds, self.windows)
+        if mended and self.mender is not None:
+            self.mender(disk, window.reads)
+        return disk
+
+    def try_input(self, data: bytes) -> None:
+        """Run one input."""
+        self.run(self.prepare(data))
+
+    def keep(self, data: bytes) -> bytes:
+        """Return what is kept of an input: independent of the parser that it was found with."""
+        return dump(self.prepare(data)).encode()
+
+    def replay(self, kept: bytes) -> None:
+        """Run what `keep` returned."""
+        text = kept.decode()
+        self.run(load(text, seed(parse(text)[0])))
+
+
+@dataclass
+class ByteTarget:
+    """A parser of bytes; input and findings are these bytes."""
+
+    name: str
+    starts: Callable[[], list[bytes]]
+    try_input: Callable[[bytes], None]
+    words: tuple[str, ...] = ()
+    suffix: str = field(default=".bin", init=False)
+
+    def keep(self, data: bytes) -> bytes:
+        """Return the input itself."""
+        return data
+
+    def replay(self, kept: bytes) -> None:
+        """Run what `keep` returned."""
+        self.try_input(kept)
+
+
+Target = DiskTarget | ByteTarget
+
+
+def everything() -> dict[str, Target]:
+    """Return all targets by name, in the order in which they are run."""
+    tables = ask.one(table.probe)
+    found: list[Target] = [
+        DiskTarget("mbr", cases("mbr"), tables),
+        DiskTarget("gpt", cases("gpt"), tables, mend.gpt),
+        DiskTarget(
+            "md", [*cases("md"), "group/md-pair", "group/md-stale"], ask.one(md.probe, md.assemble), mend.md
+        ),
+        DiskTarget("lvm", [*cases("lvm"), "group/lvm-kinds"], ask.one(lvm.probe, lvm.assemble), mend.lvm),
+        DiskTarget("luks", cases("luks"), ask.one(luks.probe), mend.luks),
+        DiskTarget("ext", cases("ext"), ask.one(ext.probe), mend.ext),
+        DiskTarget("btrfs", cases("btrfs"), ask.one(btrfs.probe), mend.btrfs),
+        DiskTarget("xfs", cases("xfs"), ask.one(xfs.probe), mend.xfs),
+        DiskTarget("fat", cases("fat"), ask.one(fat.probe)),
+        DiskTarget("swap", cases("swap"), ask.one(swap.probe)),
+        DiskTarget("names", cases("names"), ask.one(names.probe)),
+        DiskTarget("discover", [*DISKS, *cases("mbr", "gpt", "md", "lvm")], ask.whole, mend.everything),
+        ByteTarget("lvmtext", texts.lvm_texts, texts.lvm, LVM_WORDS),
+        ByteTarget("luksjson", texts.luks_seeds, texts.luks_json, (*JSON_WORDS, "segments", "crypt")),
+        ByteTarget("grubcfg", texts.grub_seeds, texts.grub, GRUB_WORDS),
+        ByteTarget("core", texts.core_seeds, texts.core),
+        ByteTarget("image", images.seeds, images.look),
+        ByteTarget("imageparts", images.part_seeds, images.parts),
+        ByteTarget("facts", images.fact_seeds, images.facts, (*JSON_WORDS, "needs", "blobs", "stored")),
+        ByteTarget("kit", texts.kit_seeds, texts.kit, (*JSON_WORDS, "regions", "partitions", "extents")),
+        ByteTarget("journal", texts.journal_seeds, texts.journal),
+        ByteTarget("foldrecord", texts.record_seeds, texts.record, JSON_WORDS),
+    ]
+    assert {part for group in GROUPS.values() for part in group} <= {*cases("md", "lvm")}
+    return {target.name: target for target in found}
