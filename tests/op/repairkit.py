@@ -19,6 +19,7 @@ from typing import Any
 
 import foldkit
 
+from onebay.base.extent import ExtentSet
 from onebay.block import FileVolume, Volume, open_disk
 from onebay.fs.fat import Fat
 from onebay.ops.capture import capture, look
@@ -68,12 +69,24 @@ def build(folder: Path, name: str) -> Folded:
         boot = open_disk(foldkit.boot_disk(folder, foldkit.files(kernel=KERNEL, ramdisk=b"ramdisk" * 3000)))
         target = open_disk(disk, writable=True)
         execute(plan_fold(boot, target, scratch=folder / STAGING, table=table))
+        soil(target)
         target.close()
     folded = Folded(disk, places(disk))
     if name == "unrecorded":  # as if somebody else had made it
         spoken = [["zero", "tail", "16M"], ["mtools", ["mdel", "-i", "HOME", "::/onebay/fold.json"]]]
         damage(folded, disk, spoken)
     return folded
+
+
+def soil(disk: FileVolume) -> None:
+    """Fill the ends of every free stretch of the boot partitions: free space is never clean."""
+    chance = random.Random(5)
+    for layer in discover([disk]).layers:
+        volume = layer.below[0]
+        if layer.kind in ("fat", "ext") and volume.size < 256 << 20 and not volume.name.endswith("p1"):
+            for start, end in ExtentSet.single(0, volume.size) - layer.used()[0]:
+                volume.write(start, chance.randbytes(min(1024, end - start)))
+                volume.write(max(start, end - 1024), chance.randbytes(min(1024, end - start)))
 
 
 @contextmanager

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 CHUNK = 1 << 20
-ZEROS = bytes(CHUNK)
 
 
 def differing(want: Volume, have: Volume, extents: Iterable[tuple[int, int]]) -> ExtentSet:
-    """Return the pages within `extents` in which two volumes of one size differ."""
+    """Return the parts of `extents`, a page each at most, in which two volumes of one size differ."""
     found = Builder()
-    for low, high in ExtentSet.of(extents).align(PAGE).clip(0, want.size):
+    for low, high in ExtentSet.of(extents).clip(0, want.size):  # blocks may be smaller than pages
         for at in range(low, high, CHUNK):
             size = min(CHUNK, high - at)
             new, old = want.read(at, size), have.read(at, size)
@@ -58,12 +57,17 @@ def plan_careful(want: Volume, slot: Volume, free: ExtentSet, why: str) -> list[
     pages = differing(want, slot, [*want.data(0, want.size), *slot.data(0, slot.size)])
     if not pages:
         return []
-    unused = ExtentSet.of((low, high) for low, high in pages if free.covers(low, high))
-    steps: list[Step] = [Copy(want, low, slot, low, high - low, why) for low, high in unused]
-    steps.append(Flush(slot))
-    steps += [
-        Write(slot, at, want.read(at, min(CHUNK, high - at)), f"critical: {why}")
-        for low, high in pages - unused
+    unused = pages & free
+    rest = pages - unused
+    # one name for both, by which the journal knows that the second stands on the first
+    first, then = writes(want, slot, unused, why), writes(want, slot, rest, f"critical: {why}")
+    return [*first, Flush(slot), *then, Flush(slot)]
+
+
+def writes(want: Volume, slot: Volume, extents: ExtentSet, why: str) -> list[Step]:
+    """Return the writes that bring `extents` of `want` to `slot`."""
+    return [
+        Write(slot, at, want.read(at, min(CHUNK, high - at)), why)
+        for low, high in extents
         for at in range(low, high, CHUNK)
     ]
-    return [*steps, Flush(slot)]
