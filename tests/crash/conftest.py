@@ -23,6 +23,7 @@ QUICK = {
     "fold": {("v8-mbr-btrfs", 512), ("v9-gpt-lvm-ext4", 512)},
     "restore": {("tiny", 512), ("v9-gpt-lvm-ext4", 4096)},
 }
+QUICK_DAMAGE = {("v8-mbr-btrfs", 512, "manager"), ("v9-gpt-lvm-ext4", 512, "fats")}
 TALLY: dict[str, Counter[str]] = {}
 
 
@@ -43,6 +44,14 @@ def wanted(request: pytest.FixtureRequest) -> tuple[str, int]:
         pytest.skip("only with make crash")
     name, sector_size = request.param
     return name, sector_size
+
+
+def wanted_damage(request: pytest.FixtureRequest) -> tuple[str, int, str]:
+    """Return layout, sector size and damage of a case; skips what only make crash replays."""
+    if not os.environ.get("ONEBAY_CRASH") and request.param not in QUICK_DAMAGE:
+        pytest.skip("only with make crash")
+    name, sector_size, what = request.param
+    return name, sector_size, what
 
 
 @pytest.fixture
