@@ -84,8 +84,10 @@ def refused_everywhere(device: Path, sound: Path, folder: Path, match: str) -> N
     fails(3, "restore", image, device, "--yes", "--dry-run", match=match)
     fails(3, "grow", device, "--yes", match=match)
     fails(3, "fold", "--boot", sound / "disk.img", "--data", device, "--in-place", "--yes", match=match)
+    for boot, data in ((sound / "disk.img", device), (device, sound / "disk.img")):
+        fails(3, "fold", "--boot", boot, "--data", data, "--output", folder / "x.img", match=match)
     fails(3, "capture", device, folder / "x.raw.zst", match=match)
-    assert not list(folder.glob("*x.raw.zst*"))
+    assert not [*folder.glob("*x.raw.zst*"), *folder.glob("x.img")]
     with device.open("rb") as disk:
         assert disk.read(100) == before
 

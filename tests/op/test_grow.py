@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from badkit import onebay
 
 from onebay.base.error import Refused
-from onebay.base.step import apply
+from onebay.base.step import Write, apply
 from onebay.block import FileVolume, open_disk
 from onebay.fs.btrfs.csum import sealed
 from onebay.fs.btrfs.record import SUPER, SUPER_PLACES
 from onebay.ops.foldlayout import data_table
 from onebay.ops.grow import grow, plan_grow
+from onebay.ops.journal import Journal
 from onebay.ops.run import Plan, execute
 from onebay.stack.md import MdArray
 from onebay.tree import discover
@@ -197,3 +200,16 @@ def test_a_file_system_of_unknown_features_is_left_to_the_appliance(tmp_path: Pa
     assert plan.steps
     assert "unknown incompat feature bits 0x10000000000" in " ".join(plan.notes)
     assert "the appliance grows its file system itself" in " ".join(plan.notes)
+
+
+def test_completing_an_interrupted_change_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    make(path, golden("v12"))
+    os.truncate(path, 64 * MIB)
+
+    assert "grown" in onebay("grow", path).stdout
+    assert "the disk is full already; nothing was written" in onebay("grow", path).stdout
+    disk = open_disk(path, writable=True)
+    Journal(disk).commit([Write(disk, 5 * MIB, disk.read(5 * MIB, 512), "critical: the same again")])
+    disk.close()
+    assert "the interrupted change is completed; the disk is full" in onebay("grow", path).stdout

@@ -22,6 +22,7 @@ from onebay.cli.options import (
     yes_option,
 )
 from onebay.cli.progress import answer, events_option, remark, renderer
+from onebay.ops.capture import refuse_busy
 from onebay.ops.fold import FoldPlan, plan_fold
 from onebay.ops.run import execute, on_failure
 
@@ -62,8 +63,8 @@ def command(
         raise Refused("exists already", volume=str(output))
     wanted = int(sector_size) if sector_size else None
     with tempfile.TemporaryDirectory(prefix="onebay-") as name:
-        source = open_disk(boot)
-        target = open_disk(data, writable=in_place and not dry_run, sector_size=wanted)
+        source = open_unused(boot)
+        target = open_unused(data, writable=in_place and not dry_run, sector_size=wanted)
         plan = plan_fold(source, target, scratch=Path(name), table=table, keep_ids=keep_ids)
         if dry_run:
             show_plan(plan, as_json=as_json)
@@ -82,6 +83,13 @@ def command(
         answer(json.dumps(summary(plan, output or data), indent=2))
     else:
         remark(f"{output or data} boots by itself" if plan.steps or output else "nothing was written")
+
+
+def open_unused(path: Path, *, writable: bool = False, sector_size: int | None = None) -> FileVolume:
+    """Open a disk; raises Refused where somebody uses it, be it only to be read."""
+    disk = open_disk(path, writable=writable, sector_size=sector_size)
+    refuse_busy(disk)
+    return disk
 
 
 def carry_out_on_copy(plan: FoldPlan, source: FileVolume, output: Path, *, events: bool) -> None:

@@ -58,7 +58,8 @@ def command(
         return
     store = open_journal(journal) if journal else None
     found = Journal(volume, store)
-    if found.pending() is not None:
+    interrupted = found.pending() is not None
+    if interrupted:
         confirm(volume, "complete an interrupted change of", yes=yes)
         if drop_journal:
             found.erase()
@@ -74,7 +75,9 @@ def command(
         return
     for note in plan.notes:
         remark(f"note: {note}")
-    answer("grown" if plan.steps else "the disk is full already; nothing was written")
+    what = "the interrupted change was forgotten" if drop_journal else "the interrupted change is completed"
+    full = f"{what}; the disk is full" if interrupted else "the disk is full already; nothing was written"
+    answer("grown" if plan.steps else full)
 
 
 def open_journal(path: Path) -> FileVolume:

@@ -37,15 +37,20 @@ class Captured:
 
 def look(disk: FileVolume, *, everything: bool = False, report: Report = silent) -> Captured:
     """Find what an image of `disk` must hold; raises Refused where the disk is in use, or no disk."""
+    refuse_busy(disk)
+    tree = discover([disk])
+    refuse_no_disk(tree)
+    return Captured(disk, tree, needed(tree, everything=everything, ends=True, report=report))
+
+
+def refuse_busy(disk: FileVolume) -> None:
+    """Raise Refused where somebody uses the disk, so that what is read of it would not fit together."""
     if reason := disk.busy():
         raise Refused(
             f"{reason}: it may change while it is read",
             volume=disk.name,
-            hint="unmount it, or capture from the rescue system",
+            hint="unmount it, or work from a rescue",
         )
-    tree = discover([disk])
-    refuse_no_disk(tree)
-    return Captured(disk, tree, needed(tree, everything=everything, ends=True, report=report))
 
 
 def capture(
