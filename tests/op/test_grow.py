@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -13,12 +14,13 @@ from badkit import onebay
 
 from onebay.base.error import Refused
 from onebay.base.step import Write, apply
-from onebay.block import FileVolume, open_disk
+from onebay.block import FileVolume, create_disk, open_disk
 from onebay.fs.btrfs.csum import sealed
 from onebay.fs.btrfs.record import SUPER, SUPER_PLACES
 from onebay.ops.foldlayout import data_table
-from onebay.ops.grow import grow, plan_grow
-from onebay.ops.journal import Journal
+from onebay.ops.grow import grow, has_room, plan_grow
+from onebay.ops.journal import MAX_BODY, Journal
+from onebay.ops.kit import make_kit
 from onebay.ops.run import Plan, execute
 from onebay.stack.md import MdArray
 from onebay.tree import discover
@@ -213,3 +215,28 @@ def test_completing_an_interrupted_change_is_told(tmp_path: Path) -> None:
     Journal(disk).commit([Write(disk, 5 * MIB, disk.read(5 * MIB, 512), "critical: the same again")])
     disk.close()
     assert "the interrupted change is completed; the disk is full" in onebay("grow", path).stdout
+
+
+def test_a_plan_that_no_journal_holds_is_refused_before_it_starts(tmp_path: Path) -> None:
+    disk = create_disk(tmp_path / "disk.img", MIB)
+    half = Write(disk, 0, bytes(MAX_BODY // 2), "critical: all of it")
+    with pytest.raises(Refused, match="more has to change at once than a journal holds"):
+        has_room(Plan("grow", disk, [half]), Journal(disk, create_disk(tmp_path / "store", MIB)))
+
+
+def test_the_journal_keeps_off_the_boot_kit(tmp_path: Path, member: bytes) -> None:
+    path = tmp_path / "disk.img"
+    make(path, member)
+    disk = open_disk(path, writable=True)
+    disk.write(0, b"boot code")
+    os.truncate(path, 64 * MIB)
+    disk = FileVolume(path, writable=True)
+    kit = io.BytesIO()
+    make_kit(discover([disk]), kit)
+    tool("sgdisk", "-e", path)
+    few = [Write(disk, 5 * MIB, bytes(512), "critical: a little")]
+    journal = Journal(disk)
+    assert has_room(Plan("grow", disk, few), journal)
+    disk.write(journal.head_at - MIB, kit.getvalue())
+    with pytest.raises(Refused, match="no free space for the journal"):
+        has_room(Plan("grow", disk, few), journal)

@@ -14,8 +14,8 @@ from onebay.base.event import Noted, silent
 from onebay.base.extent import ExtentSet
 from onebay.base.step import Flush, Write, Zero
 from onebay.block import Span
-from onebay.ops.journal import Journal, body_size
-from onebay.ops.kit import plan_carry
+from onebay.ops.journal import MAX_BODY, Journal, body_size
+from onebay.ops.kit import find_copies, plan_carry
 from onebay.ops.need import needed
 from onebay.ops.run import Plan, Planner, execute, is_critical
 from onebay.stack.md import MdArray
@@ -114,17 +114,28 @@ def has_room(plan: Plan, journal: Journal) -> bool:
     critical = [step for step in plan.steps if isinstance(step, Write) and is_critical(step)]
     if not critical:
         return False
+    size = body_size(critical, len(plan.steps))
+    if size > MAX_BODY:
+        raise Refused(
+            "more has to change at once than a journal holds",
+            volume=plan.disk.name,
+            expected=f"at most {MAX_BODY} bytes",
+            found=size,
+        )
     if journal.store is not plan.disk:
         return True
-    room = journal.room(body_size(critical, len(plan.steps)))
+    room = journal.room(size)
     disk = plan.after or plan.disk
     tree = discover([disk])
-    taken = needed(tree) | ExtentSet.of(
+    taken = needed(tree)
+    table = tree.on(disk)
+    if isinstance(table, Table):  # what no partition holds is free, save the table itself and our kits
+        kits = [(copy.at, copy.kit) for copy in find_copies(disk, table)]
+        places = ExtentSet.of((at, at + len(kit.raw)) for at, kit in kits if kit is not None)
+        taken = (taken - table.outside()) | table.metadata() | places
+    taken |= ExtentSet.of(
         (step.at, step.at + step.size) for step in plan.steps if not isinstance(step, Flush)
     )
-    table = tree.on(disk)
-    if isinstance(table, Table):  # what no partition holds is free, save the table itself
-        taken = (taken - table.outside()) | table.metadata()
     if room.start < 0 or taken.overlaps(*room):
         raise Refused(
             "no free space for the journal at the end of the disk",
