@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from onebay.base.error import Refused
+from onebay.base.error import BadChecksum, Refused
 from onebay.base.extent import ExtentSet
 from onebay.block import FileVolume, create_disk
+from onebay.image import Facts, write_image
+from onebay.ops.restore import open_image
+from onebay.ops.restore import restore as restore_image
 from onebay.ops.target import HEAD, MARK, Target
+from onebay.source import open_source
 
 MIB = 1 << 20
 SIZE = 6 * MIB
@@ -103,3 +107,27 @@ def test_too_small(tmp_path: Path) -> None:
     disk = create_disk(tmp_path / "disk", SIZE - 512)
     with pytest.raises(Refused, match=str(SIZE)):
         Target(disk, ExtentSet(), ExtentSet(), IDENTITY, image_size=SIZE)
+
+
+def test_a_disk_that_loses_its_table_at_the_end_is_not_called_unbootable(tmp_path: Path) -> None:
+    """Everything is written when the late parts are read back: nothing goes on from there."""
+
+    class Forgetful(FileVolume):
+        """Loses its boot sector when its cache is dropped for the second time."""
+
+        dropped = 0
+
+        def forget(self) -> None:
+            self.dropped += 1
+            if self.dropped == 2:
+                self.write(0, bytes(512))
+
+    data, keep, _ = content(random.Random(4))
+    source = create_disk(tmp_path / "source.img", SIZE)
+    source.write(0, data)
+    write_image(source, tmp_path / "image.raw.zst", keep=keep, facts=Facts(name="disk", created=""))
+    create_disk(tmp_path / "target.img", SIZE).close()
+    target = Forgetful(tmp_path / "target.img", writable=True)
+    with pytest.raises(BadChecksum) as caught:
+        restore_image(open_image(open_source(str(tmp_path / "image.raw.zst"))), target, verify=True)
+    assert caught.value.state.endswith("is written, but does not hold what the image says")

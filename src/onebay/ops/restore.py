@@ -103,7 +103,8 @@ def restore(
             disk.forget()
             job.read_back()
         target.finish()
-        if verify:
+    if verify:
+        with on_failure(f"{disk.name} is written, but does not hold what the image says", disk.name):
             disk.forget()
             job.read_back_late()
     seconds = time.monotonic() - began
