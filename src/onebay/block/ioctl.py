@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import os
 import struct
 
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -51,18 +50,4 @@ def reread_table(fd: int) -> bool:
         fcntl.ioctl(fd, BLKRRPART)
     except OSError:
         return False
-    return True
-
-
-def shared_copy(source: int, target: int, at: int, size: int) -> bool:
-    """Copy a range between files inside the kernel, sharing blocks where it can; False where it cannot."""
-    done = 0
-    while done < size:
-        try:
-            got = os.copy_file_range(source, target, size - done, at + done, at + done)
-        except OSError:
-            return False
-        if got == 0:
-            return False
-        done += got
     return True

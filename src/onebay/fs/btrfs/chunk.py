@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from onebay.fs.btrfs.read import Reader
 
-PROFILE_MASK = sum(PROFILE_NAMES)
 TYPE_MASK = sum(TYPE_NAMES)
 
 

@@ -117,15 +117,6 @@ class Geometry:
         group = number * self.descs_per_block
         return (self.super_block(group) + 1) if self.has_super(group) else self.group_start(group)
 
-    def backup_heads(self) -> Iterator[int]:
-        """Yield the groups other than 0 that may have a superblock or descriptors, ascending."""
-        if self.first_meta_bg >= self.desc_blocks and self.backup_groups is not None:
-            yield from sorted({group for group in self.backup_groups if 0 < group < self.groups})
-            return
-        for group in range(1, self.groups):
-            if self.has_super(group) or self.first_meta_bg < self.desc_blocks:
-                yield group
-
 
 def is_power(value: int, base: int) -> bool:
     """Whether `value` is `base` to some power of at least 1."""
