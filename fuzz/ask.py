@@ -95,7 +95,7 @@ def ask(layer: Layer) -> None:
         lambda: ends(layer),
     ]
     if isinstance(layer, Fat):
-        questions += [lambda: files(layer, "", 3), lambda: layer.read_file("/EFI/BOOT/BOOTX64.EFI")]
+        questions += [lambda: files(layer, "", 2), lambda: layer.read_file("/EFI/BOOT/BOOTX64.EFI")]
     if isinstance(layer, Table):
         questions += [lambda: gaps(layer)]
     for question in questions:
@@ -128,8 +128,8 @@ def gaps(table: Table) -> None:
 
 
 def files(fat: Fat, folder: str, depth: int) -> None:
-    """List folders and read files, at most 8 in each."""
-    for entry in (fat.listdir(folder or "/") or [])[:8]:
+    """List folders and read files, at most 4 in each."""
+    for entry in (fat.listdir(folder or "/") or [])[:4]:
         with suppress(Error):
             if entry.is_dir and depth:
                 files(fat, f"{folder}/{entry.name}", depth - 1)

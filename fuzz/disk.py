@@ -84,8 +84,10 @@ class Disk(Volume):
         if last - first <= 16:
             return b"".join(map(self.page, range(first, last)))[at - first * PAGE :][:size]
         out = bytearray(size)
-        for number in {*self.seed.pages, *self.changed}:
-            if first <= number < last:
+        known = {*self.seed.pages, *self.changed}
+        few = range(first, last) if last - first < len(known) else known
+        for number in few:
+            if first <= number < last and number in known:
                 low, high = max(at, number * PAGE), min(at + size, (number + 1) * PAGE)
                 out[low - at : high - at] = self.page(number)[low - number * PAGE : high - number * PAGE]
         return bytes(out)

@@ -22,6 +22,7 @@ class Finder:
     def __init__(self, name: str, folder: Path) -> None:
         self.target, self.folder = everything()[name], folder
         self.found: dict[str, int] = {}
+        self.target.warm_up()
 
     def one(self, data: bytes) -> None:
         """Run one input."""
@@ -63,6 +64,8 @@ def main(name: str, corpus: Path, folder: Path, options: list[str]) -> None:
         dictionary.write_text("".join(f'"{escaped(word)}"\n' for word in words), "ascii")
         options = [*options, f"-dict={dictionary}"]
     limit_memory()
+    # recipes are short, and long ones are wanted at once
+    options = [*options, "-len_control=0", f"-max_len={200 if finder.target.suffix == '.case' else 4096}"]
     argv = [sys.argv[0], str(corpus), "-timeout=120", "-rss_limit_mb=0", "-print_final_stats=1", *options]
     atheris.Setup(argv, finder.one)
     atheris.Fuzz()

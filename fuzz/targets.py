@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuzz import ask, images, mend, texts
@@ -101,8 +102,27 @@ GRUB_WORDS = (
 )
 
 
+FOUND = Path(__file__).parents[1] / "tests" / "fuzz"
+
+
+class Starts:
+    """What both kinds of targets begin with."""
+
+    name: str
+    own_starts: Callable[[], list[bytes]]
+
+    def kept_starts(self) -> list[bytes]:
+        """Return inputs that reached something once (fuzz.distill)."""
+        path = FOUND / self.name / "reached.txt"
+        return [bytes.fromhex(line) for line in path.read_text("ascii").split()] if path.exists() else []
+
+    def starts(self) -> list[bytes]:
+        """Return inputs to begin with."""
+        return [*self.own_starts(), *self.kept_starts()]
+
+
 @dataclass
-class DiskTarget:
+class DiskTarget(Starts):
     """A parser of volumes; input is a recipe (fuzz.recipe), findings are kept as changes of a seed."""
 
     name: str
@@ -128,8 +148,8 @@ class DiskTarget:
         self.run(disk)
         return Window(disk.reads)
 
-    def starts(self) -> list[bytes]:
-        """Return inputs to begin with: every seed unchanged."""
+    def own_starts(self) -> list[bytes]:
+        """Return every seed unchanged."""
         return [bytes([number, 0]) for number in range(len(self.seed_names))]
 
     def prepare(self, data: bytes) -> Disk:
@@ -138,6 +158,10 @@ class DiskTarget:
         if mended and self.mender is not None:
             self.mender(disk, window.reads)
         return disk
+
+    def warm_up(self) -> None:
+        """Do once what takes long."""
+        assert len(self.windows) == len(self.seeds)
 
     def try_input(self, data: bytes) -> None:
         """Run one input."""
@@ -154,14 +178,18 @@ class DiskTarget:
 
 
 @dataclass
-class ByteTarget:
+class ByteTarget(Starts):
     """A parser of bytes; input and findings are these bytes."""
 
     name: str
-    starts: Callable[[], list[bytes]]
+    own_starts: Callable[[], list[bytes]]
     try_input: Callable[[bytes], None]
     words: tuple[str, ...] = ()
     suffix: str = field(default=".bin", init=False)
+
+    def warm_up(self) -> None:
+        """Do once what takes long."""
+        self.try_input(self.own_starts()[0])
 
     def keep(self, data: bytes) -> bytes:
         """Return the input itself."""
