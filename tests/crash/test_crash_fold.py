@@ -107,10 +107,10 @@ def test_every_cut_is_the_old_disk_or_folded(folded: Folded, thorough: bool, tal
 def test_folding_again_completes(folded: Folded, thorough: bool, tally: Counter[str]) -> None:
     """On random prefixes, random parts, and every state behind the content: core, table, boot code."""
     rng = random.Random(17)
-    states = folded.log.sample(rng, 60 if thorough else 1, 30 if thorough else 1)
+    states = folded.log.sample(rng, *((12, 8) if thorough else (1, 1)))
     total = sum(1 for _ in folded.log.prefixes())
-    behind = [dict(c) for number, c in enumerate(folded.log.prefixes()) if number > total - 140]
-    states += behind if thorough else rng.sample(behind, 1)
+    behind = [dict(c) for number, c in enumerate(folded.log.prefixes()) if number >= total - 40]
+    states += behind if thorough else rng.sample(behind[-8:], 2)
     for number, content in enumerate(states):
         disk = check_completed(folded, content)
         tally["completed by a second run"] += 1

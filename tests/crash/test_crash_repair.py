@@ -155,9 +155,9 @@ def test_the_appliance_is_whole_at_every_moment(
 def test_repairing_again_completes(repaired: Repaired, thorough: bool, tally: Counter[str]) -> None:
     log = repaired.log
     rng = random.Random(53)
-    states = log.sample(rng, *((60, 30) if thorough else (2, 1)))
+    states = log.sample(rng, *((12, 6) if thorough else (2, 1)))
     waiting = [dict(c) for c in log.prefixes() if Journal(log.volume(c)).pending()]
-    states += rng.sample(waiting, min(len(waiting), 20 if thorough else 1))
+    states += rng.sample(waiting, min(len(waiting), 6 if thorough else 1))
     after = log.volume(repaired.final)
     for number, content in enumerate(states):
         disk = Writable(log.volume(content))

@@ -200,7 +200,7 @@ def check_completed(restored: Restored, state: Volume, number: int) -> Recorder:
 
 def test_the_same_command_goes_on(restored: Restored, thorough: bool, tally: Counter[str]) -> None:
     small = len(restored.log.universe) < 20000
-    count = (1500 if small else 80) if thorough else (40 if small else 2)
+    count = (800 if small else 30) if thorough else (40 if small else 2)
     rng = random.Random(19)
     for number, content in enumerate(restored.log.sample(rng, count, count // 2)):
         disk = check_completed(restored, restored.log.volume(content), number)

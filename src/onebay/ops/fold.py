@@ -23,7 +23,7 @@ from onebay.ops.foldsource import read_boot
 from onebay.ops.journal import refuse_pending
 from onebay.ops.kit import make_kit, tail_room
 from onebay.ops.run import Plan, Planner
-from onebay.table import MbrTable, NewPartition, Table, plan_add, plan_convert
+from onebay.table import MbrTable, NewPartition, Table, plan_add, plan_convert, plan_mend
 from onebay.table.kinds import BIOS_BOOT
 from onebay.tree import discover
 
@@ -80,7 +80,8 @@ def plan_fold(
     disk = read_boot(boot, scratch, room)
     if folded is not None:
         home, document = folded
-        return finish(planner, found, disk, home=home, found=document, scratch=scratch)
+        plan = finish(planner, found, disk, home=home, found=document, scratch=scratch)
+        return with_mended_table(plan, planner, found)
     layout = lay_out(found, disk, convert=table == "gpt")
     images = layout.images
     name_images(images, disk, Identities(found.identity, disk.identity), keep_ids=keep_ids)
@@ -268,6 +269,15 @@ def find_record(tree: Tree) -> tuple[Fat, dict[str, object]] | None:
         if isinstance(document, dict):
             return layer, document
     return None
+
+
+def with_mended_table(plan: FoldPlan, planner: Planner, table: Table) -> FoldPlan:
+    """Let the plan begin with mending a GPT of which an interrupted fold wrote one copy only."""
+    steps = [low for step in plan_mend(table) for low in planner.lowered(step)]
+    if steps:
+        plan.steps = [*steps, *plan.steps]
+        plan.notes = ["the partition table is mended from its other copy"]
+    return plan
 
 
 def finish(

@@ -32,6 +32,7 @@ __all__ = [
     "kinds",
     "plan_add",
     "plan_convert",
+    "plan_mend",
     "plan_remove",
     "probe",
 ]
@@ -60,6 +61,11 @@ def plan_add(table: Table, additions: Sequence[NewPartition]) -> list[Step]:
     if isinstance(table, GptTable):
         return gpt_write.plan_add(table, additions)
     return mbr_write.plan_add(as_mbr(table), additions)
+
+
+def plan_mend(table: Table) -> list[Step]:
+    """Return the steps that mend the copy of a GPT that does not count; an MBR has one copy only."""
+    return gpt_write.plan_mend(table) if isinstance(table, GptTable) else []
 
 
 def plan_remove(table: Table, numbers: Collection[int]) -> list[Step]:

@@ -84,6 +84,18 @@ def plan_add(table: GptTable, additions: Sequence[NewPartition]) -> list[Step]:
     )
 
 
+def plan_mend(table: GptTable) -> list[Step]:
+    """Return the steps that make both copies say what the one that counts says; none where they do.
+
+    The copies stay where they are. Raises Refused where the table is too damaged to be written.
+    """
+    gpt = table.gpt
+    if gpt.primary and gpt.backup and not differences(gpt.primary.header, gpt.backup.header):
+        return []
+    table.refuse_writing()
+    return plan_table(gpt, bytes(gpt.chosen.array), places_now(gpt, table), "mend the partition table")
+
+
 def plan_remove(table: GptTable, numbers: Collection[int]) -> list[Step]:
     """Return the steps that remove partitions; their bytes stay. Raises Refused or Unsupported."""
     if not numbers:
