@@ -26,6 +26,8 @@ from badkit import (
     untouched,
 )
 
+from onebay.ops.target import MARK
+
 SIZE, LARGER = 24 * MIB, 40 * MIB
 WITHOUT_POWERS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
 
@@ -119,7 +121,7 @@ def test_bad_places_for_output(verb: str, sound: Path, tmp_path: Path) -> None:
             fails(3, *call(tmp_path / "null.raw.zst"), *options)
         fails(3, *call(tmp_path / "no such folder" / "x.raw.zst"), match="no such folder")
         fails(3, *call(tmp_path / "file" / "x.raw.zst"), match="no such folder")
-        fails(3, *call(tmp_path / f"{'n' * 300}.raw.zst"), match="File name too long")
+        fails(3, *call(tmp_path / f"{'n' * 300}.raw.zst"), match="file name too long")
 
 
 @root
@@ -303,3 +305,21 @@ def test_verify_against_a_wrong_disk(sound: Path, tmp_path: Path) -> None:
         fails(5, "verify", image, "--against", changed, match=r"at 0x0: differs from the image in 1 frames")
         fails(3, "verify", image, "--against", short, match="smaller")
         onebay("verify", image, "--against", long)
+
+
+def test_another_images_marker_is_no_permission(sound: Path, tmp_path: Path) -> None:
+    """Only the same restore goes on without --yes; what another one left half-written is somebody's."""
+    target = tmp_path / "target.img"
+    shutil.copyfile(sound / "disk.img", target)
+    with target.open("r+b") as file:
+        file.write((MARK + bytes(32).hex().encode()).ljust(512, b"\0"))
+    with untouched(target):
+        fails(3, "restore", sound / "image.raw.zst", target, match="exists already")
+    onebay("restore", sound / "image.raw.zst", target, "--yes", "--no-grow")
+    onebay("verify", sound / "image.raw.zst", "--against", target)
+
+
+def test_dropping_a_journal_drops_nothing_else(sound: Path) -> None:
+    with untouched(sound / "disk.img"):
+        done = onebay("grow", sound / "disk.img", "--drop-journal")
+    assert "no change was interrupted" in done.stdout

@@ -67,6 +67,12 @@ def show(value: object) -> str:
     return str(value)
 
 
+def reason(error: OSError) -> str:
+    """What the system says of a failure, in the style of our own messages."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
 class Refused(Error):  # noqa: N818
     """We stopped before writing anything, on purpose."""
 

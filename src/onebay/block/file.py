@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Damaged, Denied, Error, Missing, Refused, Truncated
+from onebay.base.error import Damaged, Denied, Error, Missing, Refused, Truncated, reason
 from onebay.base.extent import Extent
 from onebay.block import ioctl
 from onebay.block.volume import Volume, read_only
@@ -47,7 +47,7 @@ class FileVolume(Volume):
         try:
             return os.pread(self.fd, size, at)
         except OSError as error:
-            raise Damaged(f"cannot be read: {error.strerror}", volume=self.name, at=at) from error
+            raise Damaged(f"cannot be read: {reason(error)}", volume=self.name, at=at) from error
 
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
         if not self.writable:
@@ -128,11 +128,11 @@ def open_error(name: str, error: OSError) -> Error:
         return Denied("permission denied", volume=name, hint="run as root, or as a member of group disk")
     if error.errno == errno.EBUSY:
         return Refused("in use: mounted, or held by md, device-mapper or another program", volume=name)
-    return Refused(error.strerror or str(error), volume=name)
+    return Refused(reason(error), volume=name)
 
 
 def write_error(name: str, at: int, error: OSError) -> Error:
     """Translate the failure of a write or flush."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Refused("no space left while writing", volume=name, at=at)
-    return Refused(f"write failed: {error.strerror}", volume=name, at=at)
+    return Refused(f"write failed: {reason(error)}", volume=name, at=at)

@@ -31,7 +31,7 @@ JOURNAL_SIZE = MAX_BODY + (4 << 20)
 @click.command()
 @click.argument("disk", type=PATH)
 @click.option("--journal", type=PATH, metavar="FILE", help="Keep the journal in FILE, not at the disk's end.")
-@click.option("--drop-journal", is_flag=True, help="Forget an interrupted run; check the file system first.")
+@click.option("--drop-journal", is_flag=True, help="Only forget an interrupted run that cannot be completed.")
 @dry_run_option
 @yes_option
 @json_option
@@ -53,18 +53,21 @@ def command(
     """
     report = renderer(events=events)
     volume = open_disk(disk, writable=not dry_run, sector_size=int(sector_size) if sector_size else None)
-    if dry_run:
-        show_plan(plan_grow(volume), as_json=as_json)
-        return
-    store = open_journal(journal) if journal else None
+    store = open_journal(journal) if journal and (journal.exists() or not dry_run) else None
     found = Journal(volume, store)
     interrupted = found.pending() is not None
+    if dry_run:
+        plan = plan_grow(volume)
+        if interrupted:
+            plan.notes.insert(0, "an interrupted change would be completed first; the plan is made before")
+        show_plan(plan, as_json=as_json)
+        return
+    if drop_journal:
+        forget(found, volume, pending=interrupted, yes=yes)
+        return
     if interrupted:
         confirm(volume, "complete an interrupted change of", yes=yes)
-        if drop_journal:
-            found.erase()
-        else:
-            complete(found, report=report)
+        complete(found, report=report)
     plan = plan_grow(volume)
     if plan.steps:
         confirm(volume, "grow", yes=yes)
@@ -75,9 +78,20 @@ def command(
         return
     for note in plan.notes:
         remark(f"note: {note}")
-    what = "the interrupted change was forgotten" if drop_journal else "the interrupted change is completed"
-    full = f"{what}; the disk is full" if interrupted else "the disk is full already; nothing was written"
-    answer("grown" if plan.steps else full)
+    full = "the interrupted change is completed; the disk is full"
+    answer(
+        "grown" if plan.steps else full if interrupted else "the disk is full already; nothing was written"
+    )
+
+
+def forget(journal: Journal, volume: FileVolume, *, pending: bool, yes: bool) -> None:
+    """Erase the journal and do nothing else: the file system wants to be checked before it grows."""
+    if not pending:
+        answer("no change was interrupted; nothing was written")
+        return
+    confirm(volume, "forget an interrupted change of", yes=yes)
+    journal.erase()
+    answer("the interrupted change is forgotten; have the file system checked, then run grow again")
 
 
 def open_journal(path: Path) -> FileVolume:

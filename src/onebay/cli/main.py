@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay import __version__
-from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted, Refused
+from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted, Refused, reason
 from onebay.cli.progress import remark
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         # Whoever writes to a disk turns it into an error of ours, with the state; this one came before.
-        sys.exit(fail(Refused(f"{error.strerror}", volume=str(error.filename or ""))))
+        sys.exit(fail(Refused(reason(error), volume=str(error.filename or ""))))
 
 
 def fail(error: Error) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onebay.base.error import Refused
+from onebay.base.error import Refused, reason
 from onebay.base.step import Copy, Write, Zero
 from onebay.block import DeviceVolume
 from onebay.cli.progress import answer, human
@@ -54,7 +54,7 @@ def check_place(path: Path) -> None:
         path.stat()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise Refused(f"{error.strerror}", volume=str(path)) from error
+            raise Refused(reason(error), volume=str(path)) from error
     else:
         return
     folder = path.parent

@@ -137,7 +137,7 @@ def open_target(target: Path, size: int | None, opened: Image | Stream, *, yes: 
         check_size(target, max(size or 0, disk.size), need)
         if is_device(target):
             confirm(disk, "overwrite", yes=yes)
-        elif not yes and not carries_marker(disk) and any(disk.data(0, disk.size)):
+        elif not yes and not carries_marker(disk, opened) and any(disk.data(0, disk.size)):
             raise Refused("exists already", volume=str(target), hint="another name, or --yes to overwrite it")
         if size is not None and size != disk.size:
             if size < disk.size:

@@ -31,8 +31,8 @@ MIB = 1 << 20
 class Known(NamedTuple):
     """A kind, the (place, bytes) that all must be there, and what more it takes.
 
-    `usage` is "filesystem", "member" (of an array or pool: it outranks a table or file system on the same
-    volume) or "other". `test` looks where one place does not do; `facts` reads identities.
+    `usage` is "filesystem", "member" (of an array or pool) or "other". `test` looks where one place does not
+    do; `facts` reads identities.
     """
 
     kind: str

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from onebay.base.error import Refused
 from onebay.base.extent import Extent, ExtentSet
 from onebay.base.record import Layout
+from onebay.ops.run import on_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -155,10 +156,12 @@ class Journal:
         for witness in redo.witnesses:
             if self.witness(witness.at, witness.at + witness.size) != witness:
                 raise self.stale(witness.at)
-        for change in redo.changes:
-            self.disk.write(change.at, change.new)
-        self.disk.flush()
-        self.erase()
+        state = "an interrupted change is completed in part; run the same command again"
+        with on_failure(state, self.disk.name):
+            for change in redo.changes:
+                self.disk.write(change.at, change.new)
+            self.disk.flush()
+            self.erase()
 
     def stale(self, at: int) -> Refused:
         """Return the refusal of a journal that the disk went past."""

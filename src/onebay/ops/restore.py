@@ -17,7 +17,7 @@ from onebay.base.extent import ExtentSet
 from onebay.image import Image, Packed, State, Stream, decode_parallel
 from onebay.ops.readback import Seen, matches
 from onebay.ops.run import on_failure
-from onebay.ops.target import MARK, Target
+from onebay.ops.target import Target, marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,9 +47,10 @@ def open_image(source: Source) -> Image | Stream:
     return Image.open(source) if source.seekable else Stream.open(source)
 
 
-def carries_marker(disk: FileVolume) -> bool:
-    """Whether an earlier restore to this disk was not completed."""
-    return disk.size >= len(MARK) and disk.read(0, len(MARK)) == MARK
+def carries_marker(disk: FileVolume, image: Image | Stream) -> bool:
+    """Whether an earlier restore of the same image to this disk was not completed."""
+    mark = marker(image.manifest.digest)
+    return disk.size >= len(mark) and disk.read(0, len(mark)) == mark
 
 
 def late_of(image: Image | Stream) -> ExtentSet:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Error, Interrupted, Refused
+from onebay.base.error import Error, Interrupted, Refused, reason
 from onebay.base.event import Began, Ended, Moved, silent
 from onebay.base.extent import ExtentSet
 from onebay.base.step import Copy, Flush, Step, Write, Zero, apply
@@ -108,7 +108,7 @@ def on_failure(state: str | Callable[[], str], volume: str) -> Iterator[None]:
         error.state = say()
         raise
     except OSError as error:  # the system refuses something that nobody foresaw
-        raise Refused(f"{error.strerror}", volume=str(error.filename or volume), state=say()) from error
+        raise Refused(reason(error), volume=str(error.filename or volume), state=say()) from error
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted", volume=volume, state=say()) from error
 

@@ -45,7 +45,7 @@ class Target:
 
     def marker(self) -> bytes:
         """Return the sector that stands at byte 0 while the restore is not complete."""
-        return (MARK + self.identity.hex().encode()).ljust(self.disk.sector_size, b"\0")
+        return marker(self.identity).ljust(self.disk.sector_size, b"\0")
 
     def begin(self) -> bool:
         """Make the disk unbootable; return whether an earlier run of the same restore left its marker."""
@@ -122,6 +122,11 @@ class Target:
         self.disk.flush()
         self.disk.write(0, head[:sector])
         self.disk.flush()
+
+
+def marker(identity: bytes) -> bytes:
+    """Return what stands at byte 0 while a restore of the image with this digest is not complete."""
+    return MARK + identity.hex().encode()
 
 
 def filled(part: memoryview, grid: int = 4096) -> list[tuple[int, int]]:
