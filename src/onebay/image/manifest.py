@@ -101,6 +101,32 @@ class Manifest:
         return unpack(self.blobs_stored[blob.at : blob.at + blob.stored], blob.size, self.name)
 
 
+class Described:
+    """Whatever has a manifest: an image that is read at random or as a stream."""
+
+    manifest: Manifest
+
+    @property
+    def facts(self) -> Facts:
+        """What the maker said."""
+        return self.manifest.facts
+
+    @property
+    def blobs(self) -> Mapping[str, bytes]:
+        """Blobs by name."""
+        return self.manifest.blobs
+
+    @property
+    def keep(self) -> ExtentSet:
+        """Bytes of the disk that matter."""
+        return self.manifest.keep
+
+    @property
+    def disk_size(self) -> int:
+        """Size of the disk in bytes."""
+        return self.manifest.disk_size
+
+
 def pack_manifest(
     facts: Facts,
     keep: ExtentSet,

@@ -21,7 +21,7 @@ from onebay.image.index import (
     seek_table_size,
     unpack_page,
 )
-from onebay.image.manifest import Facts, Manifest, parse_manifest
+from onebay.image.manifest import Described, Manifest, parse_manifest
 from onebay.image.record import (
     MANIFEST_TAG,
     MAX_MANIFEST,
@@ -40,9 +40,8 @@ from onebay.image.record import (
 from onebay.image.verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
-    from onebay.base.extent import ExtentSet
 
 # Frames that stand close to each other are read at once, up to this many bytes.
 BATCH = 8 << 20
@@ -50,7 +49,7 @@ READ_OVER = 128 << 10
 PAGES_KEPT = 2
 
 
-class Image:
+class Image(Described):
     """An image that can be read anywhere. Use `Image.open`. For one thread."""
 
     def __init__(self, origin: RandomOrigin, size: int, root: Root, manifest: Manifest) -> None:
@@ -83,26 +82,6 @@ class Image:
         if told != (first.state, first.stored_size, first.stored_sha):
             raise Inconsistent("manifest and index differ about frame 0", volume=name)
         return image
-
-    @property
-    def facts(self) -> Facts:
-        """What the maker said."""
-        return self.manifest.facts
-
-    @property
-    def blobs(self) -> Mapping[str, bytes]:
-        """Blobs by name."""
-        return self.manifest.blobs
-
-    @property
-    def keep(self) -> ExtentSet:
-        """Bytes of the disk that matter."""
-        return self.manifest.keep
-
-    @property
-    def disk_size(self) -> int:
-        """Size of the disk in bytes."""
-        return self.manifest.disk_size
 
     @cached_property
     def starts(self) -> list[int]:

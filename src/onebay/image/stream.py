@@ -18,7 +18,7 @@ from onebay.image.index import (
     parse_root,
     unpack_page,
 )
-from onebay.image.manifest import Facts, Manifest, manifest_length, parse_manifest
+from onebay.image.manifest import Described, Manifest, manifest_length, parse_manifest
 from onebay.image.record import (
     GROUP,
     GROUP_HEAD,
@@ -46,9 +46,7 @@ from onebay.image.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from onebay.base.extent import ExtentSet
+    from collections.abc import Iterator
 
 
 CHUNK = 1 << 20
@@ -124,7 +122,7 @@ class Feed:
         return b"".join([*parts, self.take(4 * shape.checksum)])
 
 
-class Stream:
+class Stream(Described):
     """An image from a pipe. `Stream.open` reads the manifest; iterating reads the rest, once."""
 
     def __init__(self, feed: Feed, first: bytes, manifest: Manifest) -> None:
@@ -161,26 +159,6 @@ class Stream:
         if told != found:
             raise BadChecksum("frame 0", volume=origin.name, at=0, expected=told[1], found=found[1])
         return cls(feed, first, manifest)
-
-    @property
-    def facts(self) -> Facts:
-        """What the maker said."""
-        return self.manifest.facts
-
-    @property
-    def blobs(self) -> Mapping[str, bytes]:
-        """Blobs by name."""
-        return self.manifest.blobs
-
-    @property
-    def keep(self) -> ExtentSet:
-        """Bytes of the disk that matter."""
-        return self.manifest.keep
-
-    @property
-    def disk_size(self) -> int:
-        """Size of the disk in bytes."""
-        return self.manifest.disk_size
 
     def __iter__(self) -> Iterator[Packed]:
         """Yield all frames, each group checked before; ends only after the root was checked.
