@@ -37,7 +37,7 @@ def command(
     yes: bool,
     dry_run: bool,
     as_json: bool,
-    sector_size: str | None,
+    sector_size: int | None,
     events: bool,
 ) -> None:
     """Write what matters of DISK to IMAGE, a plain zstd file of the raw disk (NAME.raw.zst)."""
@@ -49,7 +49,7 @@ def command(
     report = renderer(events=events)
     if image.exists() and disk.exists() and image.samefile(disk):
         raise Refused("the image would replace the disk", volume=str(image))
-    volume = open_disk(disk, sector_size=int(sector_size) if sector_size else None)
+    volume = open_disk(disk, sector_size=sector_size)
     captured = look(volume, everything=everything, report=report)
     if dry_run:
         document = {"disk": volume.name, "size": volume.size, "keep": captured.keep.size}

@@ -51,7 +51,7 @@ def command(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    sector_size: str | None,
+    sector_size: int | None,
     events: bool,
 ) -> None:
     """Fold the boot disk into unpartitioned space of the data disk, so that one disk boots by itself."""
@@ -61,10 +61,9 @@ def command(
         check_place(output)
     if output is not None and (output.exists() or is_device(output)):
         raise Refused("exists already", volume=str(output))
-    wanted = int(sector_size) if sector_size else None
     with tempfile.TemporaryDirectory(prefix="onebay-") as name:
         source = open_unused(boot)
-        target = open_unused(data, writable=in_place and not dry_run, sector_size=wanted)
+        target = open_unused(data, writable=in_place and not dry_run, sector_size=sector_size)
         plan = plan_fold(source, target, scratch=Path(name), table=table, keep_ids=keep_ids)
         if dry_run:
             show_plan(plan, as_json=as_json)

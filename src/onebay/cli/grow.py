@@ -44,7 +44,7 @@ def command(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    sector_size: str | None,
+    sector_size: int | None,
     events: bool,
 ) -> None:
     """Grow the last data partition of DISK and everything on it to fill the disk.
@@ -52,7 +52,7 @@ def command(
     A run that was interrupted is completed first.
     """
     report = renderer(events=events)
-    volume = open_disk(disk, writable=not dry_run, sector_size=int(sector_size) if sector_size else None)
+    volume = open_disk(disk, writable=not dry_run, sector_size=sector_size)
     store = open_journal(journal) if journal and (journal.exists() or not dry_run) else None
     found = Journal(volume, store)
     interrupted = found.pending() is not None

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--svg", type=PATH, metavar="FILE", help="Draw the disk into FILE.")
 @sector_option
-def command(disk: Path, as_json: bool, svg: Path | None, sector_size: str | None) -> None:
+def command(disk: Path, as_json: bool, svg: Path | None, sector_size: int | None) -> None:
     """Show what is on DISK, a block device, a raw image or one of ours, without writing anything to it."""
     if svg is not None and svg.exists() and not is_picture(svg):
         raise Refused("exists already and is no picture", volume=str(svg), hint="another name")
     if disk.name.endswith(SUFFIX):
         volume: Volume = ImageVolume(Image.open(open_source(str(disk))))
     else:
-        volume = open_disk(disk, sector_size=int(sector_size) if sector_size else None)
+        volume = open_disk(disk, sector_size=sector_size)
     document = inspect(volume)
     if svg is not None:
         try:

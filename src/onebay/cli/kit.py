@@ -26,7 +26,7 @@ from onebay.tree import discover
 @click.option("--yes", is_flag=True, help="Replace KIT where it exists.")
 @json_option
 @sector_option
-def command(disk: Path, kit: Path, yes: bool, as_json: bool, sector_size: str | None) -> None:
+def command(disk: Path, kit: Path, yes: bool, as_json: bool, sector_size: int | None) -> None:
     """Write the boot kit of DISK to the file KIT: all that `onebay repair --kit` needs to make it boot again.
 
     DISK is only read.
@@ -37,7 +37,7 @@ def command(disk: Path, kit: Path, yes: bool, as_json: bool, sector_size: str | 
     if kit.exists() and (not kit.is_file() or (disk.exists() and kit.samefile(disk))):
         raise Refused("not a file that a kit may replace", volume=str(kit))
     with (
-        closing(open_disk(disk, sector_size=int(sector_size) if sector_size else None)) as volume,
+        closing(open_disk(disk, sector_size=sector_size)) as volume,
         on_failure(f"{NOTHING_WRITTEN} to the disk; there is no kit", str(kit)),
         tempfile.TemporaryDirectory(prefix=".onebay-", dir=kit.parent) as name,
     ):

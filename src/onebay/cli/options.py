@@ -28,9 +28,17 @@ PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is no w
 yes_option = click.option("--yes", is_flag=True, help="Write to a block device without asking.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def as_number(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001
+    """Return a choice of digits as a number."""
+    return None if value is None else int(value)
+
+
 sector_option = click.option(
     "--sector-size",
     type=click.Choice(["512", "4096"]),
+    callback=as_number,
     help="Sector size of an image file, where it does not tell.",
 )
 

@@ -41,7 +41,7 @@ def command(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    sector_size: str | None,
+    sector_size: int | None,
     events: bool,
 ) -> None:
     """Find what keeps DISK from booting and heal it: from the disk itself, its tail, or KIT.
@@ -50,9 +50,8 @@ def command(
     """
     report = renderer(events=events)
     given = read_kit(kit) if kit is not None else None
-    wanted = int(sector_size) if sector_size else None
     with (
-        closing(open_disk(disk, writable=not dry_run, sector_size=wanted)) as volume,
+        closing(open_disk(disk, writable=not dry_run, sector_size=sector_size)) as volume,
         tempfile.TemporaryDirectory(prefix="onebay-") as name,
     ):
         if not dry_run and Journal(volume).pending() is not None:
