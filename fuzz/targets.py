@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuzz import ask, images, mend, texts
+from fuzz import ask, images, mend, texts, trees
 from fuzz.disk import Disk, dump, load, parse
 from fuzz.recipe import Window, cook
 from fuzz.seeds import DISKS, GROUPS, cases, seed
@@ -203,6 +203,11 @@ class ByteTarget(Starts):
 Target = DiskTarget | ByteTarget
 
 
+def tree(name: str, seed_text: Callable[[], bytes], read: Callable[[bytes], None]) -> ByteTarget:
+    """Return the target of something that reads JSON."""
+    return ByteTarget(name, trees.starts(seed_text), trees.reader(read, seed_text), JSON_WORDS)
+
+
 def everything() -> dict[str, Target]:
     """Return all targets by name, in the order in which they are run."""
     tables = ask.one(table.probe)
@@ -222,15 +227,16 @@ def everything() -> dict[str, Target]:
         DiskTarget("names", cases("names"), ask.one(names.probe)),
         DiskTarget("discover", [*DISKS, *cases("mbr", "gpt", "md", "lvm")], ask.whole, mend.everything),
         ByteTarget("lvmtext", texts.lvm_texts, texts.lvm, LVM_WORDS),
-        ByteTarget("luksjson", texts.luks_seeds, texts.luks_json, (*JSON_WORDS, "segments", "crypt")),
         ByteTarget("grubcfg", texts.grub_seeds, texts.grub, GRUB_WORDS),
         ByteTarget("core", texts.core_seeds, texts.core),
         ByteTarget("image", images.seeds, images.look),
         ByteTarget("imageparts", images.part_seeds, images.parts),
-        ByteTarget("facts", images.fact_seeds, images.facts, (*JSON_WORDS, "needs", "blobs", "stored")),
-        ByteTarget("kit", texts.kit_seeds, texts.kit, (*JSON_WORDS, "regions", "partitions", "extents")),
+        ByteTarget("kit", texts.kit_seeds, texts.kit),
         ByteTarget("journal", texts.journal_seeds, texts.journal),
-        ByteTarget("foldrecord", texts.record_seeds, texts.record, JSON_WORDS),
+        tree("luksjson", texts.luks_text, texts.luks_json),
+        tree("facts", images.fact_text, images.facts),
+        tree("kitfacts", texts.kit_text, texts.kit_facts),
+        tree("foldrecord", texts.record_text, texts.record),
     ]
     assert {part for group in GROUPS.values() for part in group} <= {*cases("md", "lvm")}
     return {target.name: target for target in found}

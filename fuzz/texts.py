@@ -8,6 +8,7 @@ import lzma
 import struct
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 
 from zstandard import ZstdDecompressor
@@ -133,9 +134,9 @@ def record(data: bytes) -> None:
         parse_record(json.loads(data))
 
 
-def record_seeds() -> list[bytes]:
+def record_text() -> bytes:
     """Return a record."""
-    return [RECORD]
+    return RECORD
 
 
 def memory(name: str, size: int, parts: dict[int, bytes]) -> Disk:
@@ -151,6 +152,7 @@ def frozen(disk: Disk) -> Disk:
     return Disk(Seed(disk.name, (disk.size,), SECTOR, {n: bytes(page) for n, page in disk.changed.items()}))
 
 
+@cache
 def kit_seeds() -> list[bytes]:
     """Return a kit with two regions, and its facts alone."""
     disk = frozen(memory("kit", 4 * MIB, {0: b"\xeb\x63" * 220, MIB: b"content" * 1000}))
@@ -178,6 +180,22 @@ def kit_seeds() -> list[bytes]:
     head = KIT_HEAD.unpack(raw)
     text = parse_text(raw, head.facts_stored)
     return [b"\0" + raw, b"\1" + raw, b"\2" + text]
+
+
+def kit_text() -> bytes:
+    """Return the facts of a kit."""
+    return kit_seeds()[2][1:]
+
+
+def kit_facts(data: bytes) -> None:
+    """Read a kit with right digests, the content of the seed, and any facts."""
+    raw = kit_seeds()[0][1:]
+    head = KIT_HEAD.unpack(raw)
+    packed = compressor(1).compress(data)
+    content = raw[KIT_HEAD.size + head.facts_stored : -32]
+    size = KIT_HEAD.size + len(packed) + len(content) + 32
+    new = KIT_HEAD.pack(head, size=size, facts_stored=len(packed), facts_size=len(data)) + packed + content
+    kit(b"\0" + new + sha256(new).digest())
 
 
 def parse_text(raw: bytes, stored: int) -> bytes:
@@ -297,10 +315,9 @@ def core(data: bytes) -> None:
             read_bios_core(found_core)
 
 
-def luks_seeds() -> list[bytes]:
+def luks_text() -> bytes:
     """Return the JSON area of a LUKS2 header."""
-    raw = Disk(seed("luks/luks2")).peek(0, 16384)
-    return [raw[LUKS2.size :].split(b"\0")[0]]
+    return Disk(seed("luks/luks2")).peek(0, 16384)[LUKS2.size :].split(b"\0")[0]
 
 
 def luks_json(data: bytes) -> None:
