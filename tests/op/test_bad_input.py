@@ -133,10 +133,13 @@ def test_a_disk_is_no_image(sound: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_is_no_disk(sound: Path, tmp_path: Path) -> None:
-    image = tmp_path / "copy.raw.zst"
+    """It can be inspected like one; what is only named like an image cannot."""
+    image, other = tmp_path / "copy.raw.zst", tmp_path / "other.raw.zst"
     shutil.copyfile(sound / "image.raw.zst", image)
+    tool("zstd", "-q", sound / "disk.img", "-o", other)
     with untouched(tmp_path):
-        fails(4, "inspect", image, match="zstd")
+        onebay("inspect", image)
+        fails(4, "inspect", other, match="zstd")
         fails(4, "grow", image)
         fails(4, "restore", image, image, "--yes", match="zstd")
         fails(4, "capture", image, tmp_path / "o.raw.zst")
