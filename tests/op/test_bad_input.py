@@ -16,6 +16,7 @@ from badkit import (
     failure,
     make_disk,
     onebay,
+    tool,
     untouched,
 )
 
