@@ -182,6 +182,8 @@ def first_segment(volume: Volume, at: int, area: bytes) -> Mapping[str, object]:
     try:
         found = json.loads(area.split(b"\0", 1)[0])
         segments = found["segments"]
+        if not isinstance(segments, dict):
+            raise TypeError("segments are no object")
         return dict(segments[min(segments, key=int)]) if segments else {}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged("luks2 json area", volume=volume.name, at=at + LUKS2.size, found=error) from error
