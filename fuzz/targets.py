@@ -179,12 +179,14 @@ class DiskTarget(Starts):
 
 @dataclass
 class ByteTarget(Starts):
-    """A parser of bytes; input and findings are these bytes."""
+    """A parser of bytes. `resolve` makes of an input what `replay` runs, whatever becomes of the fuzzer."""
 
     name: str
     own_starts: Callable[[], list[bytes]]
     try_input: Callable[[bytes], None]
     words: tuple[str, ...] = ()
+    resolve: Callable[[bytes], bytes] = bytes
+    rerun: Callable[[bytes], None] | None = None
     suffix: str = field(default=".bin", init=False)
 
     def warm_up(self) -> None:
@@ -192,12 +194,12 @@ class ByteTarget(Starts):
         self.try_input(self.own_starts()[0])
 
     def keep(self, data: bytes) -> bytes:
-        """Return the input itself."""
-        return data
+        """Return what is kept of an input."""
+        return self.resolve(data)
 
     def replay(self, kept: bytes) -> None:
         """Run what `keep` returned."""
-        self.try_input(kept)
+        (self.rerun or self.try_input)(kept)
 
 
 Target = DiskTarget | ByteTarget
@@ -205,7 +207,14 @@ Target = DiskTarget | ByteTarget
 
 def tree(name: str, seed_text: Callable[[], bytes], read: Callable[[bytes], None]) -> ByteTarget:
     """Return the target of something that reads JSON."""
-    return ByteTarget(name, trees.starts(seed_text), trees.reader(read, seed_text), JSON_WORDS)
+    return ByteTarget(
+        name,
+        trees.starts(seed_text),
+        trees.reader(read, seed_text),
+        words=JSON_WORDS,
+        resolve=lambda data: trees.text(data, seed_text),
+        rerun=read,
+    )
 
 
 def everything() -> dict[str, Target]:
@@ -230,7 +239,7 @@ def everything() -> dict[str, Target]:
         ByteTarget("grubcfg", texts.grub_seeds, texts.grub, GRUB_WORDS),
         ByteTarget("core", texts.core_seeds, texts.core),
         ByteTarget("image", images.seeds, images.look),
-        ByteTarget("imageparts", images.part_seeds, images.parts),
+        ByteTarget("imageparts", images.part_seeds, images.parts, (), images.build, images.look),
         ByteTarget("kit", texts.kit_seeds, texts.kit),
         ByteTarget("journal", texts.journal_seeds, texts.journal),
         tree("luksjson", texts.luks_text, texts.luks_json),
