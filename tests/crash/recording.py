@@ -136,18 +136,21 @@ class Log:
     def subsets(self, rng: random.Random, each: int) -> Iterator[Content]:
         """Yield, for every epoch, up to `each` random sets of its sectors on top of all earlier epochs.
 
-        Few, half or most of the sectors; single ones that are missing or came alone; and a torn stretch in
-        the middle of a write.
+        The last write alone, all but the first, few, half or most of the sectors, single ones that are missing
+        or came alone, and a torn stretch in the middle of a write. Only sectors that change anything count.
         """
         start: Content = {}
-        for epoch in self.epochs:
+        for whole in self.epochs:
+            epoch = [item for item in whole if start.get(item[0], self.before[item[0]]) != item[1]]
+            if not epoch:
+                continue
             count = 1 if len(epoch) == 1 else min(each, 1 << min(len(epoch), 20))
             for turn in range(count):
                 content = dict(start)
                 for sector, data in chosen(epoch, rng, turn):
                     self.put(content, sector, data)
                 yield content
-            for sector, data in epoch:
+            for sector, data in whole:
                 self.put(start, sector, data)
 
     def sample(self, rng: random.Random, prefixes: int, subsets: int) -> list[Content]:
@@ -180,18 +183,22 @@ class Log:
 
 def chosen(epoch: list[tuple[int, bytes]], rng: random.Random, turn: int) -> list[tuple[int, bytes]]:
     """Return the sector writes of an epoch that reach the disk, in their order."""
-    match turn % 6:
+    match turn % 8:
         case 0:
+            return epoch[-1:]
+        case 1:
+            return epoch[1:]
+        case 2:
             alone = rng.randrange(len(epoch))
             return [epoch[alone]]
-        case 1:
+        case 3:
             gone = rng.randrange(len(epoch))
             return [item for number, item in enumerate(epoch) if number != gone]
-        case 2:
+        case 4:
             first, last = sorted(rng.choices(range(len(epoch) + 1), k=2))
             return epoch[first:last]
         case kind:
-            share = (0.1, 0.5, 0.9)[kind - 3]
+            share = (0.1, 0.5, 0.9)[kind - 5]
             return [item for item in epoch if rng.random() < share]
 
 

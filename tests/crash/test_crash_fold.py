@@ -21,7 +21,7 @@ from onebay.tree import discover
 from tests.crash.disks import MIB, Judge, soiled
 from tests.crash.recording import GRAIN, Content, Log, Recorder, Writable
 from tests.crash.replay import Memo, digest
-from tests.crash.shape import Shape, mattering, shape
+from tests.crash.shape import Part, Shape, mattering, shape
 
 TAIL = 48 * MIB  # room for the copy of the boot kit, on an MBR, where the tail needs no table to be moved
 
@@ -67,6 +67,11 @@ def folded(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     judge.close()
 
 
+def is_partition(part: Part) -> bool:
+    """Whether a part of a shape is an entry of a partition table."""
+    return len(part) == 5 and str(part[0])[1:].isdigit()
+
+
 def check_completed(folded: Folded, content: Content) -> Writable:
     """Fold again; what matters must be as after a fold without a cut. Return the disk."""
     log = folded.log
@@ -88,12 +93,21 @@ def test_every_cut_is_the_old_disk_or_folded(folded: Folded, thorough: bool, tal
     rng = random.Random(5)
     looks = Memo(folded.log, shape)
     seen: set[bytes] = set()
+    added = {part for part in folded.new.layers if part not in folded.old.layers and is_partition(part)}
+    places = ExtentSet.of((int(str(part[2])), int(str(part[3]))) for part in added)
+    inside = [
+        sector for sector in folded.log.universe if places.overlaps(sector * GRAIN, (sector + 1) * GRAIN)
+    ]
+    assert len(inside) > 5000
 
     def judge(content: Content) -> None:
         tally["states"] += 1
         found = looks.ask(content)
         assert not found.pending
         assert (why := found.between(folded.old, folded.new)) is None, why
+        if added.intersection(found.layers):
+            tally["with the new partitions"] += 1
+            assert all(content.get(sector) == folded.final.get(sector) for sector in inside)
 
     for content in folded.log.prefixes():
         judge(content)
@@ -110,7 +124,7 @@ def test_folding_again_completes(folded: Folded, thorough: bool, tally: Counter[
     states = folded.log.sample(rng, *((12, 8) if thorough else (1, 1)))
     total = sum(1 for _ in folded.log.prefixes())
     behind = [dict(c) for number, c in enumerate(folded.log.prefixes()) if number >= total - 40]
-    states += behind if thorough else rng.sample(behind[-8:], 2)
+    states += behind if thorough else behind[-4:-1]
     for number, content in enumerate(states):
         disk = check_completed(folded, content)
         tally["completed by a second run"] += 1

@@ -176,7 +176,7 @@ def test_no_cut_boots_half_written(restored: Restored, thorough: bool, tally: Co
         if number % skip and number > 12000:
             continue
         stages[judge(restored, looks.ask(content), content)] += 1
-    for content in restored.log.subsets(rng, 200 if thorough else 6):
+    for content in restored.log.subsets(rng, 200 if thorough else 8):
         stages[judge(restored, looks.ask(content), content)] += 1
     assert stages["incomplete"]
     assert stages["untouched"]
