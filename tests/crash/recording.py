@@ -136,8 +136,8 @@ class Log:
     def subsets(self, rng: random.Random, each: int) -> Iterator[Content]:
         """Yield, for every epoch, up to `each` random sets of its sectors on top of all earlier epochs.
 
-        The last write alone, all but the first, few, half or most of the sectors, single ones that are missing
-        or came alone, and a torn stretch in the middle of a write. Only sectors that change anything count.
+        The last write alone, all but the first, few, half or most of the sectors, single ones that are
+        missing or came alone, and a torn stretch of a write. Only sectors that change anything count.
         """
         start: Content = {}
         for whole in self.epochs:

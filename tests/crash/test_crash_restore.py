@@ -129,12 +129,12 @@ def restored(
         file.unlink()
 
 
-def whole(restored: Restored, content: Content) -> bool:
-    """Whether all data are there."""
+def whole(restored: Restored, content: Content, extents: ExtentSet) -> bool:
+    """Whether all of `extents` is as it will be."""
     return all(
         content.get(sector) == restored.final.get(sector)
         for sector in restored.log.universe
-        if restored.early.overlaps(sector * GRAIN, (sector + 1) * GRAIN)
+        if extents.overlaps(sector * GRAIN, (sector + 1) * GRAIN)
     )
 
 
@@ -146,13 +146,13 @@ def judge(restored: Restored, found: Seen, content: Content) -> str:
         return "untouched"
     if found.first == restored.new.first:
         assert found == restored.new
-        assert whole(restored, content)
+        assert whole(restored, content, restored.keep)
         return "whole"
     assert found.first.startswith(MARK), "neither the old nor the new boot sector, nor the marker"
     assert found.first[-2:] == bytes(2), "a marker with a boot signature"
     if found.table is not None and found.table == restored.new.table:
         assert found.table != restored.old.table
-        assert whole(restored, content), "a table is visible before the data are there"
+        assert whole(restored, content, restored.early), "a table is visible before the data are there"
         return "whole but for the boot sector"
     if found.table is not None:
         assert found.table == restored.old.table
