@@ -95,7 +95,7 @@ def ask(layer: Layer) -> None:
         lambda: ends(layer),
     ]
     if isinstance(layer, Fat):
-        questions += [lambda: files(layer, "", 2), lambda: layer.read_file("/EFI/BOOT/BOOTX64.EFI")]
+        questions += [lambda: files(layer, "", 1), lambda: layer.read_file("/EFI/BOOT/BOOTX64.EFI")]
     if isinstance(layer, Table):
         questions += [lambda: gaps(layer)]
     for question in questions:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fuzz.disk import Disk, Seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 3, 12)
 MAX_CHANGES = 24
@@ -120,11 +120,11 @@ def change(disk: Disk, window: Window, tape: Tape) -> None:
         disk.size = max(1, sizes[tape.number(1) & 3])
 
 
-def cook(data: bytes, seeds: list[Seed], windows: list[Window]) -> tuple[Disk, Window, bool]:
-    """Return the disk, its window, and whether checksums are to be mended."""
+def cook(data: bytes, pick: Callable[[int], tuple[Seed, Window]]) -> tuple[Disk, Window, bool]:
+    """Return the disk, its window, and whether checksums are to be mended; `pick` gives seeds by a number."""
     tape = Tape(data)
-    number, flags = tape.number(1) % len(seeds), tape.number(1)
-    disk, window = Disk(seeds[number]), windows[number]
+    one, window = pick(tape.number(1))
+    disk, flags = Disk(one), tape.number(1)
     if flags & OTHER_SECTOR:
         disk.sector_size = 4096 if disk.sector_size == 512 else 512
     for _ in range(MAX_CHANGES):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,17 +128,16 @@ class DiskTarget(Starts):
     seed_names: list[str]
     run: Callable[[Disk], None]
     mender: Mender | None = None
+    picked: dict[int, tuple[Seed, Window]] = field(default_factory=dict, init=False)
     suffix: str = field(default=".case", init=False)
 
-    @cached_property
-    def seeds(self) -> list[Seed]:
-        """Seeds, loaded at first use."""
-        return [seed(name) for name in self.seed_names]
-
-    @cached_property
-    def windows(self) -> list[Window]:
-        """What the parser reads of each seed."""
-        return [self.window(one) for one in self.seeds]
+    def pick(self, number: int) -> tuple[Seed, Window]:
+        """Return a seed and what the parser reads of it."""
+        number %= len(self.seed_names)
+        if number not in self.picked:
+            one = seed(self.seed_names[number])
+            self.picked[number] = one, self.window(one)
+        return self.picked[number]
 
     def window(self, one: Seed) -> Window:
         """Run the parser over an unchanged seed and note what it reads; it must not fail."""
@@ -154,14 +152,15 @@ class DiskTarget(Starts):
 
     def prepare(self, data: bytes) -> Disk:
         """Make the disk of an input."""
-        disk, window, mended = cook(data, self.seeds, self.windows)
+        disk, window, mended = cook(data, self.pick)
         if mended and self.mender is not None:
             self.mender(disk, window.reads)
         return disk
 
     def warm_up(self) -> None:
         """Do once what takes long."""
-        assert len(self.windows) == len(self.seeds)
+        for number in range(len(self.seed_names)):
+            self.pick(number)
 
     def try_input(self, data: bytes) -> None:
         """Run one input."""
