@@ -132,12 +132,17 @@ def device_leaf(reader: Reader, space: Space) -> list[Copy]:
 
 
 def leaf_steps(volume: Volume, reader: Reader, space: Space, size: int) -> list[Step]:
-    """Return the writes of every copy of the leaf with the device item, bad copies first."""
-    copies = sorted(device_leaf(reader, space), key=lambda copy: copy.fault is None)
-    good = copies[-1]
-    if good.fault is not None:
-        raise Damaged("no good copy of the device item", volume=volume.name, at=good.at)
-    leaf = bytearray(good.raw)
+    """Return the writes of every copy of the leaf with the device item; those unlike the one in use first.
+
+    The one in use is the first good one: a later one may have a right checksum and wrong items, for nobody
+    has read them.
+    """
+    copies = device_leaf(reader, space)
+    used = next((copy for copy in copies if copy.fault is None), None)
+    if used is None:
+        raise Damaged("no good copy of the device item", volume=volume.name, at=copies[0].at)
+    copies.sort(key=lambda copy: copy.raw == used.raw)
+    leaf = bytearray(used.raw)
     at = space.device_at
     leaf[at : at + DEV_ITEM.size] = DEV_ITEM.pack(space.device, total_bytes=size)
     raw = sealed(reader.sb.csum_type, leaf)
