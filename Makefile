@@ -19,7 +19,7 @@ check: setup ## seconds: ruff, mypy, import order, unit tests
 test: setup ## minutes: what CI runs
 	$(PYTEST) -q -n 2 --dist loadfile
 
-crash: setup ## half an hour: power cuts after every sector of fold, grow, restore and repair, replayed
+crash: setup ## 20 minutes: power cuts after every sector of fold, grow, restore and repair, replayed
 	ONEBAY_CRASH=1 $(PYTEST) -q tests/crash
 
 vm: setup ## the whole boot matrix: layouts x firmware x buses
