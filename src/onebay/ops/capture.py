@@ -10,6 +10,7 @@ from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.base.event import silent
 from onebay.image import Facts, Summary, write_image
 from onebay.ops.inspect import inspect_tree, refuse_no_disk
+from onebay.ops.journal import refuse_pending
 from onebay.ops.kit import blob_of
 from onebay.ops.need import needed
 from onebay.ops.run import on_failure
@@ -36,8 +37,9 @@ class Captured:
 
 
 def look(disk: FileVolume, *, everything: bool = False, report: Report = silent) -> Captured:
-    """Find what an image of `disk` must hold; raises Refused where the disk is in use, or no disk."""
+    """Find what an image of `disk` must hold; raises Refused where it is in use, half-changed or no disk."""
     refuse_busy(disk)
+    refuse_pending(disk)
     tree = discover([disk])
     refuse_no_disk(tree)
     return Captured(disk, tree, needed(tree, everything=everything, ends=True, report=report))

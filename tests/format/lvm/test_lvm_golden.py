@@ -151,7 +151,7 @@ def test_missing_volume_is_said_and_what_needs_it_is_not_offered(golden: Golden)
     group = assembled(golden("lvm", "kinds-a"))
     assert {volume.name for volume in group.above} == {"vgkinds/asleep", "vgkinds/plain"}
     assert kinds(group) == {"lvm-pv-missing", "lvm-lv-unusable"}
-    with pytest.raises(Unsupported):
+    with pytest.raises(Incomplete):
         group.plan_grow()
 
 
