@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from onebay.base.error import ToolFailed, ToolMissing, Unsupported
+from onebay.base.error import Incomplete, ToolFailed, ToolMissing, Unsupported
 from onebay.base.extent import ExtentSet
 from onebay.base.step import Step, Write, apply
 from onebay.base.tool import run
