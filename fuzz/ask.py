@@ -7,11 +7,15 @@ growth stays inside its volumes, and what it leaves is found again as the same k
 from __future__ import annotations
 
 import json
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fuzz.disk import Disk
 from onebay.base.error import Error
-from onebay.base.step import Flush, apply
+from onebay.base.extent import ExtentSet
+from onebay.base.step import Flush, Step, apply
 from onebay.block import Overlay, Span
 from onebay.fs.fat import Fat
 from onebay.layer import Layer, Member, Suspect
@@ -19,13 +23,13 @@ from onebay.ops.inspect import inspect
 from onebay.ops.journal import Journal
 from onebay.ops.kit import find_copies
 from onebay.ops.need import needed
+from onebay.ops.repair import plan_repair
 from onebay.table import Table
 from onebay.tree import discover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from fuzz.disk import Disk
     from onebay.block import Volume
 
     Answer = Layer | Member | Suspect | None
@@ -172,3 +176,33 @@ def whole(disk: Disk) -> None:
         journal = Journal(view)
         if redo := journal.pending():
             journal.replay(redo)
+
+
+def repair(disk: Disk) -> None:
+    """Plan a repair and carry it out: what the appliance owns stays as it is, and nothing is left to heal."""
+    view = Overlay(disk)
+    steps = planned(view)
+    assert not view.pages, "planning wrote"
+    owned = appliance(disk)
+    for step in steps:
+        if not isinstance(step, Flush):
+            assert 0 <= step.at <= step.at + step.size <= view.size, "step outside the disk"
+            assert not owned.overlaps(step.at, step.at + step.size), "writes to the appliance's partitions"
+    for step in steps:
+        apply(step)
+    assert not steps or not planned(view), "a second repair changes what the first one left"
+
+
+def planned(view: Overlay) -> list[Step]:
+    """Return the steps of a repair; none where it refuses."""
+    with suppress(Error), tempfile.TemporaryDirectory(prefix="onebay-fuzz-") as scratch:
+        return plan_repair(view, scratch=Path(scratch)).steps
+    return []
+
+
+def appliance(disk: Disk) -> ExtentSet:
+    """Return where the appliance's partitions stand on the unchanged disk."""
+    found = discover([Disk(disk.seed)])
+    table = found.on(found.disks[0])
+    assert isinstance(table, Table)
+    return ExtentSet.of((part.start, part.end) for part in table.partitions if part.number <= 3)

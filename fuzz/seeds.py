@@ -8,6 +8,7 @@ from pathlib import Path
 
 import zstandard
 
+from fuzz import folded
 from fuzz.disk import PAGE, Seed, paged
 
 FORMATS = Path(__file__).parents[1] / "tests" / "format"
@@ -26,6 +27,8 @@ DISKS = {
     "disk/appliance": ((0xFD, "md/v090"), (0xFD, "md/v12"), (0x83, "btrfs/dup")),
     "disk/others": ((0x83, "luks/luks2"), (0x07, "names/exfat"), (0x83, "names/udf")),
 }
+# Folded disks, as repair meets them (fuzz.folded).
+FOLDED = ("folded/v8-mbr", "folded/v9-gpt")
 
 
 def cases(*kinds: str) -> list[str]:
@@ -79,5 +82,7 @@ def seed(name: str) -> Seed:
         return joined(name)
     if name in DISKS:
         return disk(name)
+    if name in FOLDED:
+        return folded.unpack(name.removeprefix("folded/"))
     size, pages = golden(name)
     return Seed(name, (size,), sector_size(name), pages)

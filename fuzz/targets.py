@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fuzz import ask, images, mend, texts, trees
 from fuzz.disk import Disk, dump, load, parse
 from fuzz.recipe import Window, cook
-from fuzz.seeds import DISKS, GROUPS, cases, seed
+from fuzz.seeds import DISKS, FOLDED, GROUPS, cases, seed
 from onebay import table
 from onebay.fs import btrfs, ext, fat, names, swap, xfs
 from onebay.stack import luks, lvm, md
@@ -234,6 +234,7 @@ def everything() -> dict[str, Target]:
         DiskTarget("swap", cases("swap"), ask.one(swap.probe)),
         DiskTarget("names", cases("names"), ask.one(names.probe)),
         DiskTarget("discover", [*DISKS, *cases("mbr", "gpt", "md", "lvm")], ask.whole, mend.everything),
+        DiskTarget("repair", [*FOLDED], ask.repair, mend.gpt),
         ByteTarget("lvmtext", texts.lvm_texts, texts.lvm, LVM_WORDS),
         ByteTarget("grubcfg", texts.grub_seeds, texts.grub, GRUB_WORDS),
         ByteTarget("core", texts.core_seeds, texts.core),
