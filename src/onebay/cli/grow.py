@@ -21,9 +21,13 @@ from onebay.cli.options import (
 from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.grow import complete, grow, plan_grow
 from onebay.ops.journal import MAX_BODY, Journal
+from onebay.ops.togpt import plan_to_gpt
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from onebay.block import Volume
+    from onebay.ops.run import Plan
 
 JOURNAL_SIZE = MAX_BODY + (4 << 20)
 
@@ -31,6 +35,11 @@ JOURNAL_SIZE = MAX_BODY + (4 << 20)
 @click.command()
 @click.argument("disk", type=PATH)
 @click.option("--journal", type=PATH, metavar="FILE", help="Keep the journal in FILE, not at the disk's end.")
+@click.option(
+    "--table",
+    type=click.Choice(["gpt"]),
+    help="First turn an MBR into a GPT in place, boot paths included: the way past 2 TiB.",
+)
 @click.option("--drop-journal", is_flag=True, help="Only forget an interrupted run that cannot be completed.")
 @dry_run_option
 @yes_option
@@ -40,6 +49,7 @@ JOURNAL_SIZE = MAX_BODY + (4 << 20)
 def command(
     disk: Path,
     journal: Path | None,
+    table: str | None,
     drop_journal: bool,
     dry_run: bool,
     yes: bool,
@@ -57,7 +67,7 @@ def command(
     found = Journal(volume, store)
     interrupted = found.pending() is not None
     if dry_run:
-        plan = plan_grow(volume)
+        plan = rehearse(volume, convert=table == "gpt")
         if interrupted:
             plan.notes.insert(0, "an interrupted change would be completed first; the plan is made before")
         show_plan(plan, as_json=as_json)
@@ -68,7 +78,17 @@ def command(
     if interrupted:
         confirm(volume, "complete an interrupted change of", yes=yes)
         complete(found, report=report)
+    notes: list[str] = []
+    if table == "gpt":
+        converted = plan_to_gpt(volume)
+        notes = converted.notes
+        if converted.steps:
+            confirm(volume, "turn the MBR into a GPT and grow", yes=yes)
+            yes = True
+            grow(volume, plan=converted, store=store, report=report)
+            volume.settle()
     plan = plan_grow(volume)
+    plan.notes[:0] = notes
     if plan.steps:
         confirm(volume, "grow", yes=yes)
         grow(volume, plan=plan, store=store, report=report)
@@ -82,6 +102,17 @@ def command(
     answer(
         "grown" if plan.steps else full if interrupted else "the disk is full already; nothing was written"
     )
+
+
+def rehearse(volume: Volume, *, convert: bool) -> Plan:
+    """Return what would be done, where `convert` first to a GPT."""
+    if not convert:
+        return plan_grow(volume)
+    plan = plan_to_gpt(volume)
+    growth = plan_grow(plan.after or volume)
+    plan.steps += growth.steps
+    plan.notes += growth.notes
+    return plan
 
 
 def forget(journal: Journal, volume: FileVolume, *, pending: bool, yes: bool) -> None:

@@ -1,0 +1,291 @@
+"""grow --table gpt: turn an MBR disk into a GPT disk in place, boot paths included.
+
+The disk stays the MBR disk that it is until one sector, LBA 0, makes it the other. GRUB's core moves first,
+out of the sectors that the GPT needs into those that become a BIOS boot partition, and the boot code follows
+it: our core finds its file system by UUID under either table, so the disk boots after every write. What has
+to change together with LBA 0, the record of the fold and the old copy of the boot kit, goes through the
+journal with it.
+
+A GPT has no place for the MBR's signature, by which Linux named the partitions (PARTUUID): a disk whose file
+systems refer to it is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from onebay.base.error import Error, Refused
+from onebay.base.step import CHUNK, Flush, Write
+from onebay.boot import loader
+from onebay.boot.core import BLOCK_LIST, KERNEL_SECTOR, bios_core
+from onebay.fs.fat import Fat
+from onebay.ops.bootpaths import boot_paths
+from onebay.ops.foldimage import RECORD, RECORD_SIZE
+from onebay.ops.foldlayout import CORE_ROOM, NEXT_NUMBER, PAGE, next_number, usable_gaps
+from onebay.ops.foldrecord import Record, read_record
+from onebay.ops.grow import refuse_damage
+from onebay.ops.kit import find_copies, make_kit, tail_room
+from onebay.ops.kitformat import MAGIC
+from onebay.ops.run import CRITICAL, Plan, Planner
+from onebay.table import MbrTable, NewPartition, Table, plan_convert
+from onebay.table.kinds import BIOS_BOOT
+from onebay.tree import discover
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from onebay.base.step import Step
+    from onebay.block import Volume
+    from onebay.layer import Layer
+    from onebay.ops.kit import Copy
+    from onebay.tree import Tree
+
+__all__ = ["TWO_TIB", "plan_to_gpt"]
+
+WHAT = "convert to gpt"
+TWO_TIB = 1 << 41  # what 32 bits of 512-byte sectors reach
+GPT_START = 40 * 512  # behind header and entries, on a page
+LOOK = 4 << 30  # bytes of a file system that are looked through for references
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """GRUB's core and boot code at their new place; the BIOS boot partition is `start` .. `start + size`."""
+
+    core: bytes
+    code: bytes
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The FAT of a fold with its record."""
+
+    fat: Fat
+    record: Record
+
+
+def plan_to_gpt(disk: Volume) -> Plan:
+    """Return the steps that convert `disk`; an empty plan with a note where it has a GPT already.
+
+    Raises Refused where there is no room, where the boot code works with an MBR only, or where something on
+    the disk refers to partitions by the MBR's signature; Unsupported for a type without counterpart.
+    """
+    planner = Planner("grow", disk)
+    view = planner.view
+    tree = discover([view])
+    refuse_damage(tree)
+    table = tree.on(view)
+    if not isinstance(table, MbrTable):
+        planner.plan.notes.append("the disk has a GPT already")
+        return planner.plan
+    planner.plan.notes += look_for_references(tree, table)
+    home = next((Home(fat, record) for fat in fats(tree) if (record := read_record(fat))), None)
+    move = plan_move(tree, table, home)
+    additions = []
+    if move is not None:
+        number = next_number({part.number for part in table.partitions}, first=NEXT_NUMBER)
+        additions = [NewPartition(move.start, move.size, BIOS_BOOT, "onebay BIOS boot", number=number)]
+        planner.add(move_steps(view, move))
+    convert = plan_convert(table, additions=additions)
+    old = find_copies(view, table)
+    together = [replace(step, why=f"{WHAT}: {step.why}") for step in convert if isinstance(step, Write)]
+    told = rewrite_record(home, move) if home is not None else []
+    erase = [Write(view, copy.at, bytes(len(MAGIC)), "forget the old copy of the boot kit") for copy in old]
+    planner.add(in_order(view, together, [*told, *erase]))
+    if home is not None:
+        add_kit(planner, old)
+    planner.plan.after = view
+    return planner.plan
+
+
+def fats(tree: Tree) -> Iterator[Fat]:
+    """Yield the FAT file systems."""
+    for layer in tree.of_kind("fat"):
+        if isinstance(layer, Fat):
+            yield layer
+
+
+def in_order(view: Volume, convert: list[Write], more: list[Write]) -> Iterator[Step]:
+    """Yield the table's writes with barriers; its last, LBA 0, is one change with `more`."""
+    *copies, last = convert
+    for step in copies:
+        yield from (step, Flush(view))
+    if not more:
+        yield from (last, Flush(view))
+        return
+    for step in [last, *more]:
+        yield replace(step, why=f"{CRITICAL} {WHAT}: {step.why.removeprefix(f'{WHAT}: ')}")
+    yield Flush(view)
+
+
+def plan_move(tree: Tree, table: MbrTable, home: Home | None) -> Move | None:
+    """Return where GRUB's core goes; None where BIOS cannot boot the disk now either.
+
+    Raises Refused for boot code that would find nothing under a GPT.
+    """
+    disk = tree.disks[0]
+    paths = boot_paths(tree)
+    bios = next((path for path in paths if path.firmware == "bios"), None)
+    if home is None or home.record.core is None:
+        if bios is None or not bios.works:
+            return None
+        raise Refused(
+            f"BIOS boots the disk by {bios.what}, which looks for an MBR",
+            volume=disk.name,
+            hint="only the boot path that a fold made can be taken along",
+        )
+    code = disk.read(0, loader.SECTOR)
+    core, wrong = bios_core(disk, code)
+    at = struct.unpack_from("<Q", code, KERNEL_SECTOR)[0] * loader.SECTOR
+    if wrong or not ours(core, code, home.record):
+        raise Refused(
+            "GRUB's core for BIOS is not the one of the fold",
+            volume=disk.name,
+            at=at,
+            hint="onebay repair",
+        )
+    return place(disk, table, core, code=code, at=at)
+
+
+def ours(core: bytes, code: bytes, record: Record) -> bool:
+    """Whether core and boot code are those that a fold recorded, wherever they point to."""
+    assert record.core is not None
+    if len(core) != record.core.size:
+        return False
+    lba = record.core.at // loader.SECTOR
+    was = loader.embedded_core(core, lba, len(core))
+    return (
+        struct.unpack_from("<Q", core, BLOCK_LIST - 12)[0] == 0
+        and loader.digest(was) == record.core.sha256
+        and loader.digest(loader.boot_code(code, lba)) == record.code_sha256
+    )
+
+
+def place(disk: Volume, table: MbrTable, core: bytes, *, code: bytes, at: int) -> Move:
+    """Choose the place of the core: where it is, behind it, or a gap; raises Refused without room."""
+    first = min(part.start for part in table.partitions)
+    start = at if at >= GPT_START else -(-max(GPT_START, at + len(core)) // PAGE) * PAGE
+    size = first - start
+    if size < len(core) or at > first:
+        start, size = gap_for(disk, table), CORE_ROOM
+    lba = start // loader.SECTOR
+    return Move(loader.embedded_core(core, lba, size), loader.boot_code(code, lba), start, size)
+
+
+def gap_for(disk: Volume, table: MbrTable) -> int:
+    """Return a free MiB between partitions or behind the last; raises Refused where there is none."""
+    taken = {copy.at for copy in find_copies(disk, table)}
+    for gap in usable_gaps(table):
+        free = gap.aligned()
+        if free.size >= CORE_ROOM and free.start not in taken:
+            return free.start
+    raise Refused("no room for a BIOS boot partition", volume=disk.name, expected=CORE_ROOM)
+
+
+def move_steps(view: Volume, move: Move) -> list[Step]:
+    """Return the writes of core and boot code that are not there yet, the core first."""
+    steps: list[Step] = []
+    if view.read(move.start, len(move.core)) != move.core:
+        steps += [Write(view, move.start, move.core, f"{WHAT}: move GRUB's core for BIOS"), Flush(view)]
+    if view.read(0, len(move.code)) != move.code:
+        steps += [Write(view, 0, move.code, "let the boot code find GRUB's core there"), Flush(view)]
+    return steps
+
+
+def rewrite_record(home: Home, move: Move | None) -> list[Write]:
+    """Return the writes that tell the record of the fold where the core is; the file keeps its length."""
+    if move is None:
+        return []
+    fat = home.fat
+    entry = fat.find(RECORD)
+    raw = fat.read_file(RECORD, limit=RECORD_SIZE)
+    assert entry is not None
+    assert raw is not None
+    document = json.loads(raw)
+    document["core"] |= {"at": move.start, "sha256": loader.digest(move.core)}
+    document["code_sha256"] = loader.digest(move.code)
+    text = json.dumps(document, separators=(",", ":")).encode()  # shorter than what a fold writes
+    if len(text) > len(raw):
+        raise Refused("the record of the fold has no room for the change", volume=fat.volume.name)
+    text = text.ljust(len(raw) - 1) + b"\n"
+    steps, done = [], 0
+    for start, end in fat.file_extents(entry):
+        steps.append(Write(fat.volume, start, text[done : done + end - start], "tell the fold's record"))
+        done += end - start
+    return steps
+
+
+def add_kit(planner: Planner, old: list[Copy]) -> None:
+    """Put a new copy of the boot kit into the tail, before everything else; a note where it has no room.
+
+    It does not overwrite an old copy, which counts until the table changes.
+    """
+    tree = discover([planner.view])
+    table = tree.on(planner.view)
+    assert isinstance(table, Table)
+    out = io.BytesIO()
+    size = make_kit(tree, out)
+    room = tail_room(planner.plan.disk, table)
+    taken = [(copy.at, copy.at + (len(copy.kit.raw) if copy.kit else size)) for copy in old]
+    ends = [-(-end // MIB) * MIB for _, end in taken]
+    free = [
+        at
+        for at in sorted([room.start, *ends])
+        if room.start <= at <= room.end - size and not any(at < end and low < at + size for low, end in taken)
+    ]
+    if not free:
+        planner.plan.notes.append(
+            "no room in the tail for a new copy of the boot kit; keep one in a file (onebay kit)"
+        )
+        return
+    disk = planner.plan.disk
+    copy = Write(disk, free[0], out.getvalue(), "copy of the boot kit in the tail")
+    planner.plan.steps = [copy, Flush(disk), *planner.plan.steps]
+
+
+def look_for_references(tree: Tree, table: MbrTable) -> list[str]:
+    """Refuse a disk whose file systems name partitions by the MBR's signature; return what was not seen."""
+    unseen: list[str] = []
+    for layer in tree.layers:
+        if layer.above or layer.kind not in ("fat", "ext", "btrfs", "xfs"):
+            continue
+        at = None
+        used = layer.used_bytes()
+        if used is None or used > LOOK:
+            unseen.append(layer.below[0].name)
+        else:
+            try:
+                at = reference_in(layer, table.identity)
+            except Error:
+                unseen.append(layer.below[0].name)
+        if at is not None:
+            raise Refused(
+                f"something refers to a partition as PARTUUID={table.identity.lower()}-.., which a GPT "
+                "cannot keep",
+                volume=layer.below[0].name,
+                at=at,
+                hint="write UUID= of the file system there (fstab, the boot loader's configuration)",
+            )
+    if not unseen:
+        return []
+    return [f"not looked through for PARTUUID={table.identity.lower()}-..: {', '.join(unseen)}"]
+
+
+def reference_in(layer: Layer, identity: str) -> int | None:
+    """Return where the used bytes of a file system have PARTUUID= with this signature, or None."""
+    volume, (used, *_) = layer.below[0], layer.used()
+    needles = [f"PARTUUID={text}-".encode() for text in (identity.lower(), identity.upper())]
+    for start, end in used:
+        for at in range(start, end, CHUNK):
+            piece = volume.read(at, min(CHUNK + 64, end - at))
+            hits = [hit for needle in needles if (hit := piece.find(needle)) >= 0]
+            if hits:
+                return at + min(hits)
+    return None
