@@ -28,7 +28,8 @@ from onebay.base.step import Flush, apply
 from onebay.block import FileVolume, Overlay, open_disk
 from onebay.image import Image
 from onebay.ops.grow import grow, plan_grow
-from onebay.ops.kit import RESERVE, find_copies, load_kit, make_kit, same_disk, tail_room
+from onebay.ops.journal import ROOM, Journal
+from onebay.ops.kit import find_copies, load_kit, make_kit, plan_carry, same_disk, tail_room
 from onebay.ops.kitformat import HEAD, MAGIC, Kit, parse_kit
 from onebay.source import open_source
 from onebay.table import Table
@@ -92,7 +93,7 @@ def test_fold_leaves_the_kit_in_the_tail(disks: Disks) -> None:
     assert at == tail_room(disk, table).start
     raw = repairkit.kit_of(folded.path)
     assert disk.read(at, len(raw)) == raw  # a kit made of the finished disk is the same to the byte
-    assert at + len(raw) + RESERVE < disk.size
+    assert at + len(raw) + ROOM < disk.size
 
 
 def test_every_image_carries_it(disks: Disks, tmp_path: Path) -> None:
@@ -121,22 +122,44 @@ def test_grow_takes_the_copy_along(disks: Disks, tmp_path: Path, name: str, more
     disk = open_disk(path, writable=True)
     plan = plan_grow(disk)
     view = Overlay(disk)
-    if more == "4G":  # where the places do not overlap, there is a whole copy at every moment
-        for step in plan.steps:
-            if not isinstance(step, Flush):
-                apply(type(step)(view, *[getattr(step, key) for key in step.__slots__[1:]]))
-            table = discover([view]).on(view)
-            assert isinstance(table, Table)
-            assert any(copy.kit for copy in find_copies(view, table)), step
+    for step in plan.steps:  # there is a whole copy at every moment
+        if not isinstance(step, Flush):
+            apply(type(step)(view, *[getattr(step, key) for key in step.__slots__[1:]]))
+        table = discover([view]).on(view)
+        assert isinstance(table, Table)
+        assert any(copy.kit for copy in find_copies(view, table)), step
     grow(disk)
     disk.close()
     ((at, whole),) = copies(path)
     assert whole
-    assert at > before[0][0]
     disk = open_disk(path)
     table = discover([disk]).on(disk)
     assert isinstance(table, Table)
-    assert at == tail_room(disk, table).start
+    assert at - tail_room(disk, table).start == (0 if more == "4G" else MIB)
+    assert at >= before[0][0] + len(repairkit.kit_of(folded.path))
+
+
+def test_a_copy_is_not_written_over_the_one_that_it_replaces(disks: Disks, tmp_path: Path) -> None:
+    """Where the new tail has room only for a copy that overlaps the old one, there is a note instead."""
+    folded = disks("v9-gpt")
+    path = tmp_path / "disk.img"
+    foldkit.run("cp", "--sparse=always", folded.path, path)
+    foldkit.run("truncate", "-s", "+1M", path)
+    disk = open_disk(path, writable=True)
+    table = discover([disk]).on(disk)
+    assert isinstance(table, Table)
+    ((at, _),) = copies(path)
+    size = len(repairkit.kit_of(folded.path))
+    last = Journal(disk).room(ROOM).start - size  # where a copy fits at the very end of its room
+    late = last // MIB * MIB
+    disk.write(late, disk.read(at, size))
+    disk.zero(at, len(MAGIC))
+    assert copies(path) == [(late, True)]
+    steps, note = plan_carry(disk, table, late + MIB)
+    assert (steps, note.split(";")[0]) == ([], "no room in the new tail for the copy of the boot kit")
+    steps, note = plan_carry(disk, table, late)
+    assert (steps, note) == ([], "")
+    disk.close()
 
 
 def test_knows_its_disk(disks: Disks) -> None:

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Refused
+from onebay.base.error import Refused, reason
 from onebay.block import ioctl
 from onebay.block.file import FileVolume, open_error
 from onebay.block.volume import Volume
@@ -50,6 +50,7 @@ class DeviceVolume(FileVolume):
         self.size = ioctl.device_size(self.fd)
         self.sector_size = ioctl.device_sector_size(self.fd)
         self.identity = identity(number)
+        self.sequence = sequence(number)
 
     def busy(self) -> str | None:
         """Say who uses the disk or a part of it, or None."""
@@ -57,8 +58,31 @@ class DeviceVolume(FileVolume):
             None if self.writable else held(Path(self.name)) or looped(self.number)
         )
 
+    def refuse_changed(self) -> None:
+        """Raise Refused where the name leads to another device now, or another medium is in it."""
+        try:
+            number = Path(self.name).stat().st_rdev
+        except OSError as error:
+            raise Refused(f"it is gone since it was looked at: {reason(error)}", volume=self.name) from error
+        try:
+            size = ioctl.device_size(self.fd)
+        except OSError as error:
+            raise Refused(f"it is gone since it was looked at: {reason(error)}", volume=self.name) from error
+        before = {**self.identity, "number": self.number, "diskseq": self.sequence, "size": self.size}
+        now = {**identity(number), "number": number, "diskseq": sequence(number), "size": size}
+        for key in before | now:
+            if before.get(key) != now.get(key):
+                raise Refused(
+                    f"it is another disk than the one looked at, by its {key}",
+                    volume=self.name,
+                    expected=before.get(key, "none"),
+                    found=now.get(key, "none"),
+                )
+
     def zero(self, at: int, size: int) -> None:
         self.check_range(at, size)
+        if self.writable:
+            self.first_write()
         if not self.writable or not ioctl.zero_out(self.fd, at, size):
             Volume.zero(self, at, size)
 
@@ -101,6 +125,17 @@ def identity(number: int) -> dict[str, str]:
                 found[key] = text
                 break
     return found
+
+
+def sequence(number: int) -> str:
+    """Return the kernel's number of the medium in this device (Linux 5.15), "" where it has none.
+
+    It changes whenever another disk, or another file behind a loop device, comes under the same name.
+    """
+    try:
+        return (SYS / f"{os.major(number)}:{os.minor(number)}" / "diskseq").read_text("ascii").strip()
+    except OSError:
+        return ""
 
 
 def in_use(number: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Damaged, Denied, Error, Missing, Refused, Truncated, reason
@@ -13,7 +14,6 @@ from onebay.block.volume import Volume, read_only
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class FileVolume(Volume):
@@ -29,6 +29,7 @@ class FileVolume(Volume):
         except OSError as error:
             raise open_error(self.name, error) from error
         self.size = os.lseek(self.fd, 0, os.SEEK_END)
+        self.checked = fresh  # whether a first write was allowed; a file of our own is nobody else's
 
     def read(self, at: int, size: int) -> bytes:
         self.check_range(at, size)
@@ -56,6 +57,7 @@ class FileVolume(Volume):
             raise Refused(
                 "write beyond the end", volume=self.name, at=at, expected=self.size, found=at + len(data)
             )
+        self.first_write()
         view = memoryview(data)
         done = 0
         try:
@@ -68,6 +70,7 @@ class FileVolume(Volume):
         self.check_range(at, size)
         if not self.writable:
             raise read_only(self)
+        self.first_write()
         if not ioctl.punch_hole(self.fd, at, size):
             super().zero(at, size)
 
@@ -98,11 +101,40 @@ class FileVolume(Volume):
         """Make the file `size` bytes long; new bytes are zero."""
         if not self.writable:
             raise read_only(self)
+        self.first_write()
         try:
             os.ftruncate(self.fd, size)
         except OSError as error:
             raise write_error(self.name, size, error) from error
         self.size = size
+
+    def first_write(self) -> None:
+        """Look once, before the first write, whether this is still the disk that was opened."""
+        if not self.checked:
+            self.recheck()
+
+    def recheck(self) -> None:
+        """Raise Refused where the name leads to another file now, or its size changed."""
+        if not self.fresh:
+            self.refuse_changed()
+        self.checked = True
+
+    def refuse_changed(self) -> None:
+        """Raise Refused where what the name leads to is not what was opened, or has another size."""
+        mine = os.fstat(self.fd)
+        try:
+            other = Path(self.name).stat()
+        except OSError as error:
+            raise Refused(f"it is gone since it was looked at: {reason(error)}", volume=self.name) from error
+        if (mine.st_dev, mine.st_ino) != (other.st_dev, other.st_ino):
+            raise Refused("it was replaced by another file since it was looked at", volume=self.name)
+        if mine.st_size != self.size:
+            raise Refused(
+                "its size changed since it was looked at",
+                volume=self.name,
+                expected=self.size,
+                found=mine.st_size,
+            )
 
     def busy(self) -> str | None:
         """Say who uses the disk or a part of it, or None; raises nothing."""

@@ -64,6 +64,19 @@ class Volume(abc.ABC):
         """Yield where `start..end` lies, one step down, in order; nothing for a disk."""
         yield from ()
 
+    def recheck(self) -> None:  # noqa: B027 - most volumes have nothing to look at
+        """Raise Refused where this is not the disk any more that was opened; call it before the first write.
+
+        Nothing to do for what stands on other volumes or in memory.
+        """
+
+    def busy(self) -> str | None:
+        """Say who uses the disk or a part of it, or None; raises nothing."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most volumes hold nothing open
+        """Let go of files and connections; the volume cannot be used any more."""
+
     def check_range(self, at: int, size: int) -> None:
         """Raise Truncated where `at..at+size` is not inside the volume."""
         if at < 0 or size < 0 or at + size > self.size:

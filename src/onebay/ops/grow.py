@@ -122,7 +122,11 @@ def has_room(plan: Plan, journal: Journal) -> bool:
             expected=f"at most {MAX_BODY} bytes",
             found=size,
         )
+    written = ExtentSet.of(
+        (step.at, step.at + step.size) for step in plan.steps if not isinstance(step, Flush)
+    )
     if journal.store is not plan.disk:
+        refuse_unmarked(plan, written)
         return True
     room = journal.room(size)
     disk = plan.after or plan.disk
@@ -133,10 +137,7 @@ def has_room(plan: Plan, journal: Journal) -> bool:
         kits = [(copy.at, copy.kit) for copy in find_copies(disk, table)]
         places = ExtentSet.of((at, at + len(kit.raw)) for at, kit in kits if kit is not None)
         taken = (taken - table.outside()) | table.metadata() | places
-    taken |= ExtentSet.of(
-        (step.at, step.at + step.size) for step in plan.steps if not isinstance(step, Flush)
-    )
-    if room.start < 0 or taken.overlaps(*room):
+    if room.start < 0 or (taken | written).overlaps(*room):
         raise Refused(
             "no free space for the journal at the end of the disk",
             volume=plan.disk.name,
@@ -144,6 +145,19 @@ def has_room(plan: Plan, journal: Journal) -> bool:
             hint="name a file on another disk with --journal",
         )
     return True
+
+
+def refuse_unmarked(plan: Plan, written: ExtentSet) -> None:
+    """Raise Refused where the disk has no place to say that its journal is in a file.
+
+    Cut short and run again without the file, the change would be half done, and nobody would know.
+    """
+    if Journal(plan.after or plan.disk).mark_place(written) is None:
+        raise Refused(
+            "no free sector before the first partition, to say on the disk that its journal is in a file",
+            volume=plan.disk.name,
+            hint="leave --journal out",
+        )
 
 
 def refuse_damage(tree: Tree) -> None:

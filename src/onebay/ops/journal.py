@@ -8,6 +8,9 @@ the journal stale, and it must not undo their work. Old content everywhere is no
 back took away what the changes stand on, such as the new block groups of a file system. So what the same
 change wrote before, without the journal, must still be there too.
 
+The journal is found by the size of the disk, and by a mark (ops/journalmark.py) where the disk became larger
+since, or where the journal is in a file that nobody named.
+
     head   one sector at the last whole MiB of the disk but two: HEAD, zeros to the end of the sector
     body   ends where the head begins: for each write `at` (8), `size` (4), old bytes, new bytes; then for
            each extent that must be there `at` (8), `size` (4), SHA-256 of its content
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from onebay.base.error import Refused
 from onebay.base.extent import Extent, ExtentSet
 from onebay.base.record import Layout
+from onebay.ops.journalmark import find_mark, free_place, pack_mark
 from onebay.ops.run import on_failure
 
 if TYPE_CHECKING:
@@ -30,11 +34,17 @@ if TYPE_CHECKING:
 
     from onebay.base.step import Write
     from onebay.block import Volume
+    from onebay.ops.journalmark import Mark
 
 MIB = 1 << 20
 MAGIC = b"1BYJRNL1"
 SECTOR = 512  # what a power cut leaves whole, on disks of 4096 bytes too
 MAX_BODY = 256 * MIB
+# What copies of a boot kit leave free before the head; a larger body is refused where a copy is in its way.
+ROOM = 32 * MIB
+BEHIND = 2 * MIB  # from the head to the end of the store: a backup GPT, and what grows into less than a MiB
+FILE_SIZE = MAX_BODY + BEHIND + MIB  # of a journal in a file of its own
+DROP = "have its file system checked, then run onebay grow --drop-journal"
 ENTRY = struct.Struct("<QI")
 DIGEST = 32
 CHUNK = 1 << 20
@@ -91,11 +101,15 @@ class Journal:
     def __init__(self, disk: Volume, store: Volume | None = None) -> None:
         self.disk = disk
         self.store = store or disk
-        self.head_at = max(0, self.store.size // MIB - 2) * MIB
+        self.head_at = place(self.store)
 
     def room(self, size: int) -> Extent:
         """Return the bytes of the store that a body of `size` bytes and the head take."""
         return Extent(self.head_at - -(-size // MIB) * MIB, self.head_at + self.store.sector_size)
+
+    def mark_place(self, taken: ExtentSet) -> int | None:
+        """Return where the mark would stand on the disk, away from the bytes `taken`, or None."""
+        return free_place(self.disk, taken)
 
     def commit(self, writes: Sequence[Write], before: ExtentSet | None = None) -> None:
         """Write the journal; when this returns, `writes` will reach the disk whatever happens.
@@ -122,6 +136,15 @@ class Journal:
         packed = packed[:-32] + sha256(packed[:-32]).digest()
         self.store.write(self.head_at, packed.ljust(self.store.sector_size, b"\0"))
         self.store.flush()
+        self.leave_mark(packed[-32:], fresh | (before or ExtentSet()))
+
+    def leave_mark(self, head_sha: bytes, taken: ExtentSet) -> None:
+        """Say on the disk where its journal is, if there is a place for that outside `taken`."""
+        at = self.mark_place(taken)
+        if at is not None:
+            file = None if self.store is self.disk else self.store.name
+            self.disk.write(at, pack_mark(self.disk, self.head_at, head_sha, file))
+            self.disk.flush()
 
     def witness(self, start: int, end: int) -> Witness:
         """Return what the bytes `start..end` of the disk hold now."""
@@ -131,19 +154,59 @@ class Journal:
         return Witness(start, end - start, hashed.digest())
 
     def pending(self) -> Redo | None:
-        """Return the content of a journal that counts, or None; one that is torn never counted."""
-        if self.head_at + HEAD.size > self.store.size:
-            return None
-        raw = self.store.read(self.head_at, HEAD.size)
-        head = HEAD.unpack(raw)
-        if head.magic != MAGIC or head.head_sha != sha256(raw[:-32]).digest():
-            return None
-        if head.disk_size != self.disk.size or head.body_size > min(MAX_BODY, self.head_at):
-            return None
-        body = self.store.read(self.head_at - head.body_size, head.body_size)
-        if sha256(body).digest() != head.body_sha:
-            return None
-        return parse_body(body, head)
+        """Return the content of a journal that counts, or None; one that is torn never counted.
+
+        Raises Refused where the disk says that a change waits, and its journal is in a file that was not
+        given, or is gone.
+        """
+        found = find_mark(self.disk)
+        if found is not None:
+            return self.marked(found[1])
+        for store in (self.disk, self.store)[: 1 if self.store is self.disk else 2]:
+            head = read_head(store, place(store))
+            if head is not None and head.disk_size == self.disk.size:
+                redo = read_body(store, place(store), head)
+                if redo is not None:
+                    return redo
+        return None
+
+    def marked(self, mark: Mark) -> Redo:
+        """Return the content of the journal that the mark leads to; raises Refused."""
+        name = self.disk.name
+        if mark.in_file and self.store is self.disk:
+            raise Refused(
+                "a change of the disk was interrupted, and its journal is in a file",
+                volume=name,
+                found=mark.file,
+                hint=f"onebay grow DISK --journal {mark.file}",
+            )
+        if self.disk.size < mark.disk_size:
+            raise Refused(
+                "the disk became smaller after a change of it was interrupted",
+                volume=name,
+                expected=mark.disk_size,
+                found=self.disk.size,
+                hint="give it its old size again",
+            )
+        store = self.store if mark.in_file else self.disk
+        head = read_head(store, mark.head_at)
+        redo = read_body(store, mark.head_at, head) if head and head.head_sha == mark.head_sha else None
+        if redo is None:
+            raise Refused(
+                "a change of the disk was interrupted, and this is not its journal"
+                if mark.in_file
+                else "a change of the disk was interrupted, and its journal is gone",
+                volume=store.name,
+                at=mark.head_at,
+                hint=f"its journal was in {mark.file}; else {DROP}" if mark.in_file else DROP,
+            )
+        return redo
+
+    def traces(self) -> bool:
+        """Whether anything on the disk or in the store says that a change was interrupted."""
+        return find_mark(self.disk) is not None or any(
+            read_head(store, place(store)) is not None for store in (self.disk, self.store)
+        )
 
     def replay(self, redo: Redo) -> None:
         """Write the changes out again; raises Refused where the disk was used since, and writes nothing."""
@@ -156,6 +219,7 @@ class Journal:
         for witness in redo.witnesses:
             if self.witness(witness.at, witness.at + witness.size) != witness:
                 raise self.stale(witness.at)
+        self.disk.recheck()
         state = "an interrupted change is completed in part; run the same command again"
         with on_failure(state, self.disk.name):
             for change in redo.changes:
@@ -169,13 +233,44 @@ class Journal:
             "an interrupted change cannot be completed: the disk was changed since",
             volume=self.disk.name,
             at=at,
-            hint="have its file system checked, then run onebay grow --drop-journal",
+            hint=DROP,
         )
 
     def erase(self) -> None:
-        """Make the journal not count any more."""
-        self.store.write(self.head_at, bytes(self.store.sector_size))
-        self.store.flush()
+        """Make the journal not count any more, wherever it is: the mark first, then the head."""
+        found = find_mark(self.disk)
+        places = [(self.disk, place(self.disk)), (self.store, self.head_at)]
+        if found is not None:
+            at, mark = found
+            places.append((self.store if mark.in_file else self.disk, mark.head_at))
+            self.disk.write(at, bytes(self.disk.sector_size))
+            self.disk.flush()
+        for store, head_at in places:
+            if read_head(store, head_at) is not None:
+                store.write(head_at, bytes(store.sector_size))
+                store.flush()
+
+
+def place(store: Volume) -> int:
+    """Return the byte at which the head is on a disk or in a file of this size."""
+    return max(0, (store.size - BEHIND) // MIB) * MIB
+
+
+def read_head(store: Volume, at: int) -> Head | None:
+    """Return the head at byte `at`, or None; whether its body is whole is not looked at."""
+    if at + HEAD.size > store.size:
+        return None
+    raw = store.read(at, HEAD.size)
+    head = HEAD.unpack(raw)
+    if head.magic != MAGIC or head.head_sha != sha256(raw[:-32]).digest():
+        return None
+    return head if head.body_size <= min(MAX_BODY, at) else None
+
+
+def read_body(store: Volume, at: int, head: Head) -> Redo | None:
+    """Return the content of the journal whose head is at byte `at`; None where it is torn."""
+    body = store.read(at - head.body_size, head.body_size)
+    return parse_body(body, head) if sha256(body).digest() == head.body_sha else None
 
 
 def refuse_pending(disk: Volume) -> None:

@@ -19,7 +19,7 @@ from onebay.block import Span
 from onebay.boot.paths import CODE_SIZE, ESP_TYPES
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.foldrecord import Record, read_record
-from onebay.ops.journal import Journal
+from onebay.ops.journal import ROOM, Journal
 from onebay.ops.kitformat import (
     HEAD,
     MAGIC,
@@ -59,7 +59,6 @@ __all__ = [
 
 MIB = 1 << 20
 SCAN = 4096  # MiB of each gap in which a copy is looked for
-RESERVE = 32 * MIB  # of the tail, before the journal's head, that stay free for the journal's body
 FIRST = 16 * MIB  # bytes at the start of the disk in which boot loaders are looked for
 PAGE = 4096
 BLOB = "kit"
@@ -226,7 +225,7 @@ def tail_room(disk: Volume, table: Table) -> Extent:
     """Return the bytes behind the last partition that a copy may have; the journal's place stays free."""
     last = max((part.end for part in table.partitions), default=disk.size)
     start = -(-last // MIB) * MIB
-    end = min(Journal(disk).head_at - RESERVE, table.usable.end)
+    end = min(Journal(disk).room(ROOM).start, table.usable.end)
     return Extent(start, max(start, end))
 
 
@@ -255,18 +254,20 @@ def read_copy(disk: Volume, at: int) -> Copy:
 def plan_carry(disk: Volume, table: Table, end: int) -> tuple[list[Step], str]:
     """Return the steps that copy a kit to the tail behind byte `end`, up to which a partition will grow.
 
-    The second value is a note where there is a copy but no room for it. A copy that was not overgrown stays.
+    The second value is a note where there is a copy but no room for it. A copy that was not overgrown stays,
+    and the new one never overlaps the old: a cut between them leaves one whole.
     """
     whole = next((copy for copy in find_copies(disk, table) if copy.kit is not None), None)
     if whole is None or whole.kit is None or whole.at >= end:
         return [], ""
     size = len(whole.kit.raw)
     start = -(-end // MIB) * MIB
-    limit = min(Journal(disk).head_at - RESERVE, table.growth_limit())
+    if start < whole.at + size:
+        start = -(-(whole.at + size) // MIB) * MIB
+    limit = min(Journal(disk).room(ROOM).start, table.growth_limit())
     if start + size > limit or table.metadata().overlaps(start, start + size):
         return [], "no room in the new tail for the copy of the boot kit; keep one in a file (onebay kit)"
     why = "take the copy of the boot kit to the new tail"
-    # the bytes and not a copy from the old place: the two may overlap
     return [Write(disk, start, whole.kit.raw, why), Flush(disk)], ""
 
 

@@ -120,6 +120,8 @@ def execute(plan: Plan, *, journal: Journal | None = None, report: Report = sile
     one they are written as they are, for disks that a run from the beginning would restore anyway.
     """
     total = len(plan.steps)
+    if total:
+        plan.disk.recheck()  # it may have been plugged anew while somebody was asked; nothing is written yet
     report(Began(plan.verb, plan.disk.name, plan.size))
     done = number = 0
 

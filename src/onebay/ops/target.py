@@ -27,7 +27,8 @@ class Target:
     """Writes an image's bytes to `disk`.
 
     `keep` are the bytes that matter, `late` those that must come last (partition tables), `identity` is the
-    32-byte digest that names the image. Raises Refused where the disk is smaller than `image_size` bytes.
+    32-byte digest that names the image. Raises Refused where the disk is smaller than `image_size` bytes, or
+    is not the one any more that was opened.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Target:
             raise Refused(
                 "the target is too small", volume=disk.name, expected=f">= {image_size}", found=disk.size
             )
+        disk.recheck()
         self.disk, self.keep, self.identity = disk, keep, identity
         self.late = ExtentSet.single(0, min(HEAD, image_size)) | late.clip(0, image_size)
         self.early = keep - self.late
