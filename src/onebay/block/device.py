@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SYS = Path("/sys/dev/block")
+DISKS = Path("/sys/block")
+MOST = 256  # disks of a machine that are looked at
+NO_DISKS = ("ram", "zram", "sr", "fd")  # memory, and drives that may wait for a medium
 
 
 class DeviceVolume(FileVolume):
@@ -132,10 +135,7 @@ def sequence(number: int) -> str:
 
     It changes whenever another disk, or another file behind a loop device, comes under the same name.
     """
-    try:
-        return (SYS / f"{os.major(number)}:{os.minor(number)}" / "diskseq").read_text("ascii").strip()
-    except OSError:
-        return ""
+    return read_line(SYS / numbers_of(number) / "diskseq")
 
 
 def in_use(number: int) -> str | None:
@@ -247,3 +247,42 @@ def loop_of(path: Path) -> str | None:
         except OSError:
             continue  # detached while we looked
     return None
+
+
+def other_disks(disk: DeviceVolume) -> list[Path]:
+    """Return the other whole disks of this machine, at most 256, by name.
+
+    Left out is what stands on other devices, what has no medium, and other ways to the bytes of `disk`: a
+    loop device over the same file or over the disk, a second path to the same unit.
+    """
+    here = Path("/dev")
+    mine = {os.path.realpath(here / node.resolve().name) for node in family(SYS / numbers_of(disk.number))}
+    if backing := read_line(SYS / numbers_of(disk.number) / "loop/backing_file"):
+        mine.add(backing)
+    found: list[Path] = []
+    for node in sorted(DISKS.iterdir())[:MOST] if DISKS.is_dir() else ():
+        path = here / node.name.replace("!", "/")
+        if node.name.startswith(NO_DISKS) or read_line(node / "size") in ("", "0") or not is_device(path):
+            continue
+        number = path.stat().st_rdev
+        parts = {os.path.realpath(here / part.resolve().name) for part in family(SYS / numbers_of(number))}
+        wwn = identity(number).get("wwn")
+        same = wwn is not None and wwn == disk.identity.get("wwn")
+        stacked = (node / "slaves").is_dir() and any((node / "slaves").iterdir())
+        if same or stacked or mine & {*parts, read_line(node / "loop/backing_file")}:
+            continue
+        found.append(path)
+    return found
+
+
+def numbers_of(number: int) -> str:
+    """Return a device number as sysfs writes it."""
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def read_line(path: Path) -> str:
+    """Return the content of a small file of sysfs, "" where there is none."""
+    try:
+        return path.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""

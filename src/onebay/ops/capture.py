@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onebay.base.event import Report
     from onebay.base.extent import ExtentSet
-    from onebay.block import FileVolume
+    from onebay.block import Volume
 
 SUFFIX = ".raw.zst"
 
@@ -31,21 +31,26 @@ SUFFIX = ".raw.zst"
 class Captured:
     """What a capture will hold: the layer tree, and the bytes that matter."""
 
-    disk: FileVolume
+    disk: Volume
     tree: Tree
     keep: ExtentSet
 
 
-def look(disk: FileVolume, *, everything: bool = False, report: Report = silent) -> Captured:
+def look(disk: Volume, *, everything: bool = False, report: Report = silent) -> Captured:
     """Find what an image of `disk` must hold; raises Refused where it is in use, half-changed or no disk."""
-    refuse_busy(disk)
-    refuse_pending(disk)
+    refuse_unsteady(disk)
     tree = discover([disk])
     refuse_no_disk(tree)
     return Captured(disk, tree, needed(tree, everything=everything, ends=True, report=report))
 
 
-def refuse_busy(disk: FileVolume) -> None:
+def refuse_unsteady(disk: Volume) -> None:
+    """Raise Refused where the disk is in use, or an interrupted change of it waits to be completed."""
+    refuse_busy(disk)
+    refuse_pending(disk)
+
+
+def refuse_busy(disk: Volume) -> None:
     """Raise Refused where somebody uses the disk, so that what is read of it would not fit together."""
     if reason := disk.busy():
         raise Refused(

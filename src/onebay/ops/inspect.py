@@ -21,10 +21,14 @@ from onebay.base.error import Refused
 from onebay.block import DeviceVolume
 from onebay.layer import Finding, Value
 from onebay.ops.bootpaths import boot_paths
+from onebay.ops.identity import twin_findings
+from onebay.ops.journal import refuse_pending
 from onebay.table import Table, dsm
 from onebay.tree import Tree, discover
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onebay.block import Volume
     from onebay.layer import Layer
 
@@ -36,11 +40,22 @@ Document = dict[str, Value]
 def inspect(disk: Volume) -> Document:
     """Look at a disk and return the document; nothing is written and no allocation map is walked.
 
-    Raises Refused where it is no disk at all.
+    Of a block device, the heads of the machine's other disks are read too, to find those that may be taken
+    for it. Raises Refused where it is no disk at all.
     """
     tree = discover([disk])
     refuse_no_disk(tree)
-    return inspect_tree(tree)
+    return inspect_tree(tree, interrupted(disk) + twin_findings(disk, tree))
+
+
+def interrupted(disk: Volume) -> list[Finding]:
+    """Return a finding where a change of the disk waits to be completed."""
+    try:
+        refuse_pending(disk)
+    except Refused as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        return [Finding("damage", "interrupted-change", f"{error.what}{hint}", disk.name, error.at)]
+    return []
 
 
 def refuse_no_disk(tree: Tree) -> None:
@@ -63,8 +78,8 @@ def cut_short(disk: Volume) -> list[Finding]:
     return [Finding("damage", "cut-short", text, disk.name, disk.size)]
 
 
-def inspect_tree(tree: Tree) -> Document:
-    """Return the document of a tree with one disk."""
+def inspect_tree(tree: Tree, findings: Sequence[Finding] = ()) -> Document:
+    """Return the document of a tree with one disk; `findings` about the disk as a whole come first."""
     disk = tree.disks[0]
     table = tree.on(disk)
     head: Document = {"name": disk.name, "size": disk.size, "sector_size": disk.sector_size}
@@ -80,7 +95,7 @@ def inspect_tree(tree: Tree) -> Document:
         "tree": node(tree, disk),
         "boot": [as_value(path) for path in boot_paths(tree)],
         "appliance": appliance,
-        "findings": [as_value(finding) for finding in cut_short(disk) + tree.all_findings()],
+        "findings": [as_value(finding) for finding in [*findings, *cut_short(disk), *tree.all_findings()]],
     }
 
 

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from onebay.table import Partition
 
 __all__ = [
+    "MIB",
+    "RESERVE",
     "Copy",
     "find_copies",
     "kit_of_image",
@@ -59,6 +61,7 @@ __all__ = [
 
 MIB = 1 << 20
 SCAN = 4096  # MiB of each gap in which a copy is looked for
+RESERVE = ROOM  # of the tail, before the journal's head, that copies leave to the journal's body
 FIRST = 16 * MIB  # bytes at the start of the disk in which boot loaders are looked for
 PAGE = 4096
 BLOB = "kit"
@@ -225,7 +228,7 @@ def tail_room(disk: Volume, table: Table) -> Extent:
     """Return the bytes behind the last partition that a copy may have; the journal's place stays free."""
     last = max((part.end for part in table.partitions), default=disk.size)
     start = -(-last // MIB) * MIB
-    end = min(Journal(disk).room(ROOM).start, table.usable.end)
+    end = min(Journal(disk).room(RESERVE).start, table.usable.end)
     return Extent(start, max(start, end))
 
 
@@ -264,7 +267,7 @@ def plan_carry(disk: Volume, table: Table, end: int) -> tuple[list[Step], str]:
     start = -(-end // MIB) * MIB
     if start < whole.at + size:
         start = -(-(whole.at + size) // MIB) * MIB
-    limit = min(Journal(disk).room(ROOM).start, table.growth_limit())
+    limit = min(Journal(disk).room(RESERVE).start, table.growth_limit())
     if start + size > limit or table.metadata().overlaps(start, start + size):
         return [], "no room in the new tail for the copy of the boot kit; keep one in a file (onebay kit)"
     why = "take the copy of the boot kit to the new tail"
