@@ -21,6 +21,7 @@ CASES = [
 QUICK = {
     "grow": {("v9-gpt-lvm-ext4", 4096), ("shr-mbr-lvm-btrfs", 512)},
     "fold": {("v8-mbr-btrfs", 512), ("v9-gpt-lvm-ext4", 512)},
+    "togpt": {("shr-mbr-lvm-btrfs", 512)},
     "restore": {("tiny", 512), ("v9-gpt-lvm-ext4", 4096)},
 }
 QUICK_DAMAGE = {("v8-mbr-btrfs", 512, "manager"), ("v9-gpt-lvm-ext4", 512, "fats")}

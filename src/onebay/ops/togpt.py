@@ -28,6 +28,7 @@ from onebay.ops.foldimage import RECORD, RECORD_SIZE
 from onebay.ops.foldlayout import CORE_ROOM, NEXT_NUMBER, PAGE, next_number, usable_gaps
 from onebay.ops.foldrecord import Record, read_record
 from onebay.ops.grow import refuse_damage
+from onebay.ops.journalmark import PLACES
 from onebay.ops.kit import find_copies, make_kit, tail_room
 from onebay.ops.kitformat import MAGIC
 from onebay.ops.run import CRITICAL, Plan, Planner
@@ -51,6 +52,7 @@ TWO_TIB = 1 << 41  # what 32 bits of 512-byte sectors reach
 GPT_START = 40 * 512  # behind header and entries, on a page
 LOOK = 4 << 30  # bytes of a file system that are looked through for references
 MIB = 1 << 20
+MARKS = (PLACES + 1) * 4096  # bytes before the first partition, in which a journal's mark may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,11 @@ def move_steps(view: Volume, move: Move) -> list[Step]:
         steps += [Write(view, move.start, move.core, f"{WHAT}: move GRUB's core for BIOS"), Flush(view)]
     if view.read(0, len(move.code)) != move.code:
         steps += [Write(view, 0, move.code, "let the boot code find GRUB's core there"), Flush(view)]
+    end = move.start + move.size
+    rest = max(move.start + len(move.core), end - MARKS)
+    # a journal's mark there would not be found again behind the BIOS boot partition; what the change wrote
+    # before is no place for one
+    steps += [Write(view, rest, bytes(end - rest), f"{WHAT}: clear the end of the BIOS boot partition")]
     return steps
 
 

@@ -1,0 +1,165 @@
+"""grow --table gpt: after every cut the disk has one table or the other, and boots under both firmwares."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from onebay.block import FileVolume, Volume
+from onebay.ops.bootpaths import boot_paths
+from onebay.ops.fold import plan_fold
+from onebay.ops.foldrecord import read_record
+from onebay.ops.grow import grow
+from onebay.ops.journal import Journal
+from onebay.ops.kit import find_copies
+from onebay.ops.run import execute
+from onebay.ops.togpt import plan_to_gpt
+from onebay.sample.build import Sample
+from onebay.table import Table
+from onebay.tree import discover
+from tests.crash.disks import MIB, Judge, soiled
+from tests.crash.recording import Log, Recorder, Writable
+from tests.crash.replay import Memo
+
+GROWTH = 96 * MIB  # room for two copies of the boot kit and the journal
+
+
+@dataclass(frozen=True)
+class Look:
+    """What counts of a state: `bios` and `uefi` say where the boot goes on, with the disk left as it is.
+
+    Everything else is seen once a journal that waits has been written out.
+    """
+
+    pending: bool
+    bios: str
+    uefi: str
+    table: str
+    partitions: tuple[object, ...]
+    layers: tuple[object, ...]
+    core_at: int
+    damage: tuple[str, ...]
+
+
+@dataclass
+class Converted:
+    """A recorded run, what the disk was and is, and who judges."""
+
+    log: Log
+    old: Look
+    new: Look
+    judge: Judge
+
+
+def look(volume: Volume) -> Look:
+    """Look at a state of the disk."""
+    bios, uefi = boot_paths(discover([volume]))
+    view = Writable(volume)
+    journal = Journal(view)
+    redo = journal.pending()
+    if redo is not None:
+        journal.replay(redo)
+    tree = discover([view])
+    table = tree.on(view)
+    assert isinstance(table, Table)
+    record = next(found for layer in tree.layers if (found := read_record(layer)))
+    assert record.core
+    return Look(
+        redo is not None,
+        bios.why if bios.works else f"no: {bios.why}",
+        uefi.why if uefi.works else f"no: {uefi.why}",
+        table.kind,
+        tuple((part.number, part.start, part.size, part.type_name) for part in table.partitions),
+        tuple((layer.title, str(layer.facts().get("uuid"))) for layer in tree.layers if layer is not table),
+        record.core.at,
+        tuple(finding.kind for finding in tree.all_findings() if finding.severity == "damage"),
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Converted]:
+    if sample.layout.table != "mbr":
+        pytest.skip("has a GPT already")
+    base = Writable(soiled(sample, GROWTH))
+    boot = FileVolume(sample.boot)
+    with tempfile.TemporaryDirectory() as scratch:
+        execute(plan_fold(boot, base, scratch=Path(scratch)))
+    boot.close()
+    disk = Recorder(base)
+    again(disk)
+    log = disk.log()
+    old, new = look(base), look(log.volume(log.final()))
+    assert (old.table, new.table) == ("mbr", "gpt")
+    assert old.core_at < new.core_at
+    assert not old.damage
+    assert not new.damage
+    judge = Judge(sample, base, tmp_path_factory.mktemp("judge"))
+    yield Converted(log, old, new, judge)
+    judge.close()
+
+
+def again(disk: Writable) -> None:
+    """Run the command, without the growth that follows."""
+    journal = Journal(disk)
+    redo = journal.pending()
+    if redo is not None:
+        journal.replay(redo)
+    plan = plan_to_gpt(disk)
+    if plan.steps:
+        grow(disk, plan=plan)
+
+
+def test_every_cut_boots(converted: Converted, thorough: bool, tally: Counter[str]) -> None:
+    """Nothing is between the tables, and what firmware and GRUB look for is there in every state."""
+    looks = Memo(converted.log, look)
+    rng = random.Random(3)
+
+    def states() -> Iterator[dict[int, bytes]]:
+        for content in converted.log.prefixes():
+            if thorough or rng.random() < 0.2:
+                yield content
+        yield from converted.log.subsets(rng, 120 if thorough else 24)
+
+    for content in states():
+        tally["states"] += 1
+        found = looks.ask(content)
+        tally["with a journal"] += found.pending
+        assert not found.damage
+        assert (found.bios, found.uefi) == (converted.old.bios, converted.old.uefi)
+        what = (found.table, found.partitions, found.layers, found.core_at)
+        assert what in [
+            (each.table, each.partitions, each.layers, each.core_at)
+            for each in (converted.old, converted.new)
+        ]
+
+
+def test_again_completes(converted: Converted, thorough: bool, tally: Counter[str]) -> None:
+    """The same command leaves the GPT that it would have left, with one copy of the boot kit, its own."""
+    rng = random.Random(4)
+    states = converted.log.sample(rng, *((40, 40) if thorough else (3, 3)))
+    late = [dict(content) for content in converted.log.prefixes() if len(content) > 4]
+    states += late[-12:] if thorough else late[-4:]
+    for number, content in enumerate(states):
+        disk = Writable(converted.log.volume(content))
+        again(disk)
+        found = look(disk)
+        assert (found.pending, found.table) == (False, "gpt")
+        assert (found.bios, found.uefi) == (converted.old.bios, converted.old.uefi)
+        assert found.layers == converted.new.layers
+        bios_boot = [part for part in found.partitions if "BIOS boot" in str(part)]
+        assert len(bios_boot) == 1
+        table = discover([disk]).on(disk)
+        assert isinstance(table, Table)
+        kits = [copy.kit for copy in find_copies(disk, table) if copy.kit]
+        assert [kit.facts.table for kit in kits] == ["gpt"]
+        tally["completed by a second run"] += 1
+        if number % 4 == 0:
+            converted.judge.table(disk)
+            converted.judge.file_system(disk)
+            tally["states judged by tools"] += 1
