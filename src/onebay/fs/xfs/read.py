@@ -157,8 +157,13 @@ class Xfs(Layer):
                 found=copy.sb_magicnum,
             )
 
+    @property
+    def short(self) -> bool:
+        """Whether the volume has room for more than mkfs.xfs would leave unused."""
+        return self.volume.size - self.size >= SLACK
+
     def plan_grow(self) -> list[Step]:
-        if self.volume.size - self.size >= SLACK:
+        if self.short:
             raise Unsupported(
                 "xfs grows only mounted, in a kernel",
                 volume=self.volume.name,

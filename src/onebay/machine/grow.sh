@@ -1,0 +1,52 @@
+# The job that grows what only a kernel can: /dev/vdb is an overlay of the disk, /mnt/share/table says which of
+# its sectors make up the volume, `kind` what is on it, /mnt/share/key opens it where it is LUKS.
+# shellcheck shell=bash disable=SC2154 # kind is assigned by growth.py
+set -eu -o pipefail
+modprobe -a dm-mod xfs ext4 btrfs
+dmsetup create target < /mnt/share/table
+dmsetup mknodes
+volume=/dev/mapper/target
+if [ "$kind" = luks ]; then
+    modprobe dm-crypt
+    cryptsetup open --key-file /mnt/share/key "$volume" inside
+    volume=/dev/mapper/inside
+fi
+if [ "$(blkid -p -s TYPE -o value "$volume")" = LVM2_member ]; then
+    pvresize -q "$volume"
+    group=$(pvs --noheadings -o vg_name "$volume" | tr -d ' ')
+    vgchange -q --activate y "$group"
+    name=$(lvs --noheadings --units b --nosuffix -o lv_name --sort -lv_size "$group" | head -n 1 | tr -d ' ')
+    free=$(vgs --noheadings -o vg_free_count "$group" | tr -d ' ')
+    [ "$free" = 0 ] || lvextend -q --extents +100%FREE "$group/$name"
+    volume=/dev/$group/$name
+fi
+type=$(blkid -p -s TYPE -o value "$volume")
+echo "inside: $type on $volume"
+mkdir -p /media/volume
+case $type in
+    ext4)
+        e2fsck -f -p "$volume" || [ $? = 1 ]
+        resize2fs "$volume"
+        e2fsck -f -n "$volume"
+        ;;
+    xfs)
+        mount "$volume" /media/volume
+        xfs_growfs -d /media/volume
+        umount /media/volume
+        xfs_repair -n "$volume"
+        ;;
+    btrfs)
+        mount "$volume" /media/volume
+        btrfs filesystem resize max /media/volume
+        umount /media/volume
+        btrfs check --readonly "$volume"
+        ;;
+    *)
+        echo "the kernel cannot grow $type"
+        exit 3
+        ;;
+esac
+vgchange -q --activate n > /dev/null 2>&1 || true
+[ "$kind" != luks ] || cryptsetup close inside
+dmsetup remove target
+sync
