@@ -14,11 +14,12 @@ import abc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from onebay.base.error import Unsupported
 from onebay.base.extent import ExtentSet
 from onebay.block.volume import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onebay.base.step import Step
 
@@ -106,6 +107,33 @@ class Layer(abc.ABC):
         A table gives new space to its last data partition, a volume group to its largest volume. Raises
         Unsupported where the layer cannot grow; nothing above has grown yet and will be asked afterwards.
         """
+        return []
+
+    def floor(self) -> int:
+        """Bytes that the volume below must have at least when the file system on it shrinks.
+
+        By default what it has: most formats keep their size. Raises Refused where the file system is not fit
+        to be changed, ToolMissing or ToolFailed where a program is asked.
+        """
+        return self.below[0].size
+
+    def fit(self, below: Volume, size: int) -> tuple[Volume, int] | None:
+        """Say what is left of the volume above that shrinks when `below` has only `size` bytes.
+
+        None where nothing above would shrink. Raises Unsupported where the layer keeps its size, Refused
+        where something else lies beyond `size`.
+        """
+        if size < below.size:
+            raise Unsupported(f"{self.title} keeps its size", volume=below.name)
+        return None
+
+    def plan_shrink(self, below: Sequence[Volume]) -> list[Step]:
+        """Return the steps that fit the layer to `below`: its volumes as they will be, on another disk.
+
+        They hold what is above already, cut. Raises what `fit` raises.
+        """
+        for old, new in zip(self.below, below, strict=True):
+            self.fit(old, new.size)
         return []
 
 

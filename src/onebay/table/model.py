@@ -58,8 +58,20 @@ class Table(Layer):
         """The bytes of the table itself, wherever they are."""
 
     @abc.abstractmethod
+    def limit_on(self, size: int) -> int:
+        """First byte that no partition could reach on a disk of `size` bytes."""
+
+    @abc.abstractmethod
+    def plan_end(self, disk: Volume, end: int) -> list[Step]:
+        """Return the steps that put the table on `disk`, a shorter copy of its own.
+
+        The data partition then ends at byte `end`; without one `end` says nothing. Raises Refused or
+        Unsupported where the table is not fit to be written anew.
+        """
+
     def growth_limit(self) -> int:
         """First byte that no partition could reach after `plan_grow`."""
+        return self.limit_on(self.volume.size)
 
     def partition(self, number: int) -> Partition | None:
         """Return the partition with this number, or None."""
@@ -167,6 +179,30 @@ class Table(Layer):
         """Return where `part` ends when it has grown: on a MiB, before the layout's tail; never earlier."""
         limit = min(self.growth_limit(), self.volume.size - dsm.tail_of(self.partitions))
         return max(part.end, dsm.floor_mib(limit))
+
+    @property
+    def tail(self) -> int:
+        """Bytes behind the last partition that the layout keeps free, as far as it has them now."""
+        last = max((part.end for part in self.partitions), default=0)
+        return min(dsm.tail_of(self.partitions), max(0, self.volume.size - last))
+
+    def shrunk_end(self, size: int, *, tail: int = 0) -> int:
+        """Return where the last partition ends on a disk of `size` bytes with `tail` bytes free behind it.
+
+        It stays where that is early enough, else it comes to lie on a MiB. Raises Refused where `size` is too
+        small.
+        """
+        limit = min(self.limit_on(size), size - max(tail, self.tail))
+        part = self.data_partition
+        if part is None:
+            last = max((part.end for part in self.partitions), default=0)
+            if last > limit:
+                raise Refused(self.growth_block() or "", volume=self.volume.name, expected=last, found=limit)
+            return last
+        end = part.end if part.end <= limit else dsm.floor_mib(limit)
+        if end <= part.start:
+            raise Refused(f"p{part.number} begins at {part.start}", volume=self.volume.name)
+        return end
 
     def plan_clear_end(self, part: Partition, end: int, *, keep: ExtentSet) -> list[Step]:
         """Return steps that zero the last 128 KiB of what `part` gains by ending at `end`, save `keep`."""

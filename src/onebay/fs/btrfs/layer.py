@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from onebay.base.error import BadMagic, Damaged
+from onebay.base.error import BadMagic, Damaged, Refused
 from onebay.base.extent import ExtentSet
 from onebay.fs.btrfs.chunk import ChunkMap, Space, parse_system_chunks, read_space, reason_by_space
 from onebay.fs.btrfs.csum import CSUM_NAMES
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from onebay.base.step import Step
     from onebay.block.volume import Volume
     from onebay.layer import Value
+
+SMALLEST = 256 << 20  # bytes; linux fs/btrfs/ioctl.c, btrfs_ioctl_resize
 
 
 class BtrfsFs(Layer):
@@ -192,6 +194,15 @@ class BtrfsFs(Layer):
         if self.walk_fault is not None:
             text = f"btrfs: the extent tree is damaged: {self.walk_fault}"
             yield self.finding("damage", "extent-tree", text, self.walk_fault.at)
+
+    def floor(self) -> int:
+        """Return what is allocated now, and at least what kernels accept; only a kernel can tell more."""
+        used = self.used()[0].size
+        if (reason := self.keep_whole()) is not None:
+            hint = "capture the disk whole, or let the appliance unmount it cleanly first"
+            raise Refused(f"btrfs cannot be shrunk: {reason}", volume=self.volume.name, hint=hint)
+        sector = self.sb.sectorsize
+        return min(self.dev_item.total_bytes, max(SMALLEST, -(-used // sector) * sector))
 
     def plan_grow(self) -> list[Step]:
         """Fill the volume, offline; raises Unsupported, or Inconsistent where it is smaller than we are."""

@@ -6,8 +6,9 @@ import uuid
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Damaged, Inconsistent, Unsupported
+from onebay.base.error import Damaged, Inconsistent, Refused, Unsupported
 from onebay.base.extent import ExtentSet
+from onebay.fs.ext import shrink
 from onebay.fs.ext.checksum import superblock_sum
 from onebay.fs.ext.geometry import Geometry, compute, fitting
 from onebay.fs.ext.read import Scan, scan
@@ -186,6 +187,17 @@ class ExtFs(Layer):
             rest = volume.size - geometry.size
             add("note", "fs-smaller-than-volume", f"leaves {rest} bytes of its volume unused")
         return found
+
+    def floor(self) -> int:
+        """Ask resize2fs, which looks at a scratch copy of the metadata."""
+        if (reason := self.keep_whole()) is not None:
+            what = f"{self.title} cannot be shrunk: {reason}"
+            raise Refused(what, volume=self.volume.name, hint=shrink.WHOLE)
+        return shrink.floor(self.volume, self.superblock, self.geometry)
+
+    def blocks_on(self, size: int) -> int:
+        """Return how many blocks the file system has on a volume of `size` bytes, never more than now."""
+        return min(self.geometry.blocks, fitting(self.geometry, size))
 
     def plan_grow(self) -> list[Step]:
         reason = self.keep_whole()

@@ -8,6 +8,7 @@ from onebay.base.error import Damaged
 from onebay.base.extent import ExtentSet
 from onebay.block.volume import Concat, Piece
 from onebay.layer import Finding, Layer, Suspect
+from onebay.stack.lvm import shrink
 from onebay.stack.lvm.group import Group, LogicalVolume, read_group
 from onebay.stack.lvm.grow import plan_grow
 from onebay.stack.lvm.read import Area, Copy, Pv
@@ -200,3 +201,10 @@ class VolumeGroup(Layer):
         exported or shared, or a second metadata area stands at the end of a volume.
         """
         return plan_grow(self)
+
+    def fit(self, below: Volume, size: int) -> tuple[Volume, int] | None:
+        """Say what is left of the largest linear volume; any other one beyond `size` is named and refused."""
+        return shrink.fit(self, below, size)
+
+    def plan_shrink(self, below: Sequence[Volume]) -> list[Step]:
+        return shrink.plan_shrink(self, below)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from onebay.base.extent import ExtentSet
 from onebay.block.volume import Span
 from onebay.layer import Finding, Layer, Suspect
+from onebay.stack.md import shrink
 from onebay.stack.md.grow import plan_fill
 from onebay.stack.md.read import Superblock
 from onebay.stack.md.record import Feature, Super1
@@ -226,3 +227,11 @@ class MdArray(Layer):
         is not found any more. Raises Unsupported as `plan_grow` does, and for metadata 0.90.
         """
         return plan_fill(self, grown)
+
+    def fit(self, below: Volume, size: int) -> tuple[Volume, int] | None:
+        return shrink.fit(self, below, size)
+
+    def plan_shrink(self, below: Sequence[Volume]) -> list[Step]:
+        """Fit the array to its one member; raises Unsupported for several members, and metadata 0.90."""
+        cut = [new for old, new in zip(self.below, below, strict=True) if new.size < old.size]
+        return shrink.plan_shrink(self, cut[0]) if cut else []

@@ -19,6 +19,7 @@ from onebay.table.gpt.record import (
     guid_text,
     name_text,
 )
+from onebay.table.gpt.shrink import plan_end
 from onebay.table.kinds import type_name
 from onebay.table.model import Table
 from onebay.table.partition import Partition
@@ -58,9 +59,9 @@ class GptTable(Table):
     def metadata(self) -> ExtentSet:
         return self.gpt.metadata()
 
-    def growth_limit(self) -> int:
-        header, sector = self.gpt.chosen.header, self.volume.sector_size
-        return (self.gpt.last_lba - header.array_lbas(sector)) * sector
+    def limit_on(self, size: int) -> int:
+        sector = self.volume.sector_size
+        return (size // sector - 1 - self.gpt.chosen.header.array_lbas(sector)) * sector
 
     def facts(self) -> Mapping[str, Value]:
         return {
@@ -74,6 +75,9 @@ class GptTable(Table):
 
     def plan_grow(self) -> list[Step]:
         return write.plan_grow(self)
+
+    def plan_end(self, disk: Volume, end: int) -> list[Step]:
+        return plan_end(self, disk, end)
 
 
 def probe(volume: Volume, mbr: Mbr) -> GptTable | Suspect:

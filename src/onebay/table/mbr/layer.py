@@ -52,9 +52,9 @@ class MbrTable(Table):
     def usable(self) -> Extent:
         return Extent(self.volume.sector_size, max(self.volume.sector_size, self.growth_limit()))
 
-    def growth_limit(self) -> int:
+    def limit_on(self, size: int) -> int:
         sector = self.volume.sector_size
-        return min(self.volume.size // sector, SECTORS_MAX) * sector
+        return min(size // sector, SECTORS_MAX) * sector
 
     def metadata(self) -> ExtentSet:
         sector = self.volume.sector_size
@@ -79,6 +79,11 @@ class MbrTable(Table):
 
     def plan_grow(self) -> list[Step]:
         return write.plan_grow(self)
+
+    def plan_end(self, disk: Volume, end: int) -> list[Step]:
+        # the same table, as if it had been read from the other disk
+        moved = MbrTable(disk, self.mbr, self.ebrs, self.partitions)
+        return write.plan_end(moved, self.data_partition, end)
 
 
 def probe(volume: Volume, mbr: Mbr) -> MbrTable | Suspect | None:

@@ -58,10 +58,16 @@ def grow_logical(table: MbrTable, part: Partition, end: int) -> list[Step]:
     """Grow from the outside in, so that the logical partition is inside the extended one all the time."""
     extended = table.extended
     assert extended is not None
-    sector = table.volume.sector_size
     steps: list[Step] = []
     if extended.end < end:
         steps += grow_primary(table, extended, end)
+    return steps + end_logical(table, part, extended, end)
+
+
+def end_logical(table: MbrTable, part: Partition, extended: Partition, end: int) -> list[Step]:
+    """Let a logical partition, and the link that leads to it, end at byte `end`."""
+    sector = table.volume.sector_size
+    steps: list[Step] = []
     holders = [ebr for ebr in table.ebrs if ebr.data is not None]
     ebr = holders[part.number - FIRST_LOGICAL]
     before = table.ebrs[table.ebrs.index(ebr) - 1] if ebr is not table.ebrs[0] else None
@@ -72,6 +78,24 @@ def grow_logical(table: MbrTable, part: Partition, end: int) -> list[Step]:
         )
     assert ebr.data is not None
     return steps + put_one(table, ebr, ebr.data, ebr.lba, end, why=f"let p{part.number} end at {end}")
+
+
+def plan_end(table: MbrTable, part: Partition | None, end: int) -> list[Step]:
+    """Let `part` end at byte `end`, and the extended partition around it with it, from the inside out.
+
+    Raises Refused where the table is too damaged to be written.
+    """
+    table.refuse_writing()
+    if part is None:
+        return []
+    outer = part if part.inside is None else table.extended
+    assert outer is not None
+    steps: list[Step] = []
+    if part.inside is not None and end < part.end:
+        steps += end_logical(table, part, outer, end)
+    if end < outer.end:
+        steps += grow_primary(table, outer, end)
+    return steps
 
 
 def put_one(table: MbrTable, ebr: Ebr, index: int, base: int, end: int, *, why: str) -> list[Step]:
