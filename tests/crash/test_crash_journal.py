@@ -15,11 +15,10 @@ from onebay.base.error import Refused
 from onebay.base.extent import ExtentSet
 from onebay.base.step import Flush, Step, Write
 from onebay.block import FileVolume, Overlay, Volume
-from onebay.cli.grow import JOURNAL_SIZE
 from onebay.ops.capture import look
 from onebay.ops.fold import plan_fold
 from onebay.ops.grow import grow, has_room, plan_grow
-from onebay.ops.journal import HEAD, MAGIC, MIB, Journal, refuse_pending
+from onebay.ops.journal import FILE_SIZE, HEAD, MAGIC, MIB, Journal, refuse_pending
 from onebay.ops.run import Plan, execute
 from onebay.sample.build import Sample, build_mini
 from tests.crash.disks import Judge, soiled
@@ -194,7 +193,7 @@ def test_what_the_change_does_not_stand_on_may_change() -> None:
 def test_another_disk_is_not_touched(tmp_path: Path) -> None:
     """A journal file belongs to the disk whose sectors it knows."""
     disk = Recorder(disk_of(512))
-    store = Writable(Nothing(JOURNAL_SIZE))
+    store = Writable(Nothing(FILE_SIZE))
     journal = Journal(disk, store)
     plan = plan_for(disk)
     journal.commit([s for s in plan.steps if isinstance(s, Write) and s.why.startswith("critical")])
@@ -298,7 +297,7 @@ def test_a_journal_in_a_file(
     """The disk alone is not enough then; with the file the same command completes it."""
     base = soiled(ext_sample, 96 * MIB)
     judge = Judge(ext_sample, base, tmp_path_factory.mktemp("judge"))
-    disk, store = Recorder(base), Recorder(Nothing(JOURNAL_SIZE))
+    disk, store = Recorder(base), Recorder(Nothing(FILE_SIZE))
     both: list[tuple[int, int]] = []
     disk_flush, store_flush = disk.flush, store.flush
 
@@ -361,4 +360,4 @@ def test_room_is_looked_for_before_anything_is_written(ext_sample: Sample) -> No
     refused(lambda: has_room(plan, Journal(disk)), "no free space for the journal")
     refused(lambda: grow(disk, plan=plan), "no free space for the journal")
     assert disk.writes == before
-    assert has_room(plan, Journal(disk, Writable(Nothing(JOURNAL_SIZE))))
+    assert has_room(plan, Journal(disk, Writable(Nothing(FILE_SIZE))))

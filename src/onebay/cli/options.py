@@ -18,6 +18,8 @@ from onebay.block import DeviceVolume
 from onebay.cli.progress import answer, human
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from onebay.block import Volume
     from onebay.ops.run import Plan
 
@@ -88,8 +90,8 @@ def confirm(volume: Volume, what: str, *, yes: bool) -> None:
         raise Refused("not confirmed", volume=volume.name)
 
 
-def show_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print a plan for people or for programs."""
+def show_plan(plan: Plan, *, as_json: bool, also: Mapping[str, object] | None = None) -> None:
+    """Print a plan for people or for programs, who get the fields `also` too."""
     if as_json:
         steps = [
             {"step": type(step).__name__.lower(), "at": step.at, "size": step.size, "why": step.why}
@@ -98,7 +100,7 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
             for step in plan.steps
         ]
         document = {"verb": plan.verb, "disk": plan.disk.name, "steps": steps, "notes": plan.notes}
-        answer(json.dumps(document, indent=2))
+        answer(json.dumps({**document, **(also or {})}, indent=2))
         return
     lines = [*(f"note: {note}" for note in plan.notes), *plan.lines()]
     answer("\n".join(lines if plan.steps else [*lines, "nothing to do"]))

@@ -15,6 +15,7 @@ from onebay.base.error import NOTHING_WRITTEN, Incomplete
 from onebay.block import open_disk
 from onebay.cli.options import PATH, confirm, dry_run_option, json_option, sector_option, yes_option
 from onebay.cli.progress import answer, events_option, remark, renderer
+from onebay.ops.identity import warn_twins
 from onebay.ops.journal import Journal
 from onebay.ops.kit import load_kit
 from onebay.ops.repair import RepairPlan, plan_repair, repair
@@ -54,6 +55,8 @@ def command(
         closing(open_disk(disk, writable=not dry_run, sector_size=sector_size)) as volume,
         tempfile.TemporaryDirectory(prefix="onebay-") as name,
     ):
+        if not dry_run:
+            warn_twins(volume, report=report)
         if not dry_run and Journal(volume).pending() is not None:
             confirm(volume, "complete an interrupted change of", yes=yes)
             complete_interrupted(volume, report=report)

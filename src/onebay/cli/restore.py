@@ -10,6 +10,8 @@ import click
 
 from onebay.base.error import Error, Refused
 from onebay.block import FileVolume, Overlay, create_disk, is_device, open_disk
+from onebay.cli.boot import cache_option
+from onebay.cli.growing import foresee, grow_inside
 from onebay.cli.options import (
     PATH,
     check_place,
@@ -23,14 +25,19 @@ from onebay.cli.options import (
 from onebay.cli.progress import answer, events_option, human, remark, renderer
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.grow import grow, plan_grow
+from onebay.ops.identity import signs_in, warn_twins
 from onebay.ops.restore import carries_marker, open_image, restore
 from onebay.ops.run import Plan, on_failure
+from onebay.ops.togpt import TWO_TIB
 from onebay.source import open_source
+from onebay.table import MbrTable
+from onebay.tree import discover
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from onebay.base.event import Report
+    from onebay.block import Volume
 
 
 @click.command()
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @yes_option
 @json_option
+@cache_option
 @events_option
 def command(
     image: str,
@@ -59,6 +67,7 @@ def command(
     dry_run: bool,
     yes: bool,
     as_json: bool,
+    cache: Path,
     events: bool,
 ) -> None:
     """Write IMAGE (a file, - or an http(s) URL) to TARGET, a block device or a file, and grow it.
@@ -71,9 +80,9 @@ def command(
         if dry_run:
             rehearse(opened, target, size, with_growth=not no_grow, as_json=as_json)
             return
-        with closing(open_target(target, size, opened, yes=yes)) as disk:
+        with closing(open_target(target, size, opened, yes=yes, report=report)) as disk:
             done = restore(opened, disk, verify=verify, threads=threads, report=report)
-            notes = [] if no_grow else grow_restored(disk, report)
+            notes = [] if no_grow else grow_restored(disk, cache, report)
             disk.settle()
             text = {
                 "target": str(target),
@@ -91,11 +100,20 @@ def command(
     answer(f"{target}: restored, {human(done.written)} written in {done.seconds:.1f} s")
 
 
-def grow_restored(disk: FileVolume, report: Report) -> list[str]:
+def grow_restored(disk: FileVolume, cache: Path, report: Report) -> list[str]:
     """Grow a disk that was just restored; return what stays as it is and why."""
     state = f"{disk.name} is restored; only growing it was not completed (onebay grow goes on)"
     with on_failure(state, disk.name):
-        return grow(disk, report=report).notes
+        plan = grow(disk, report=report)
+        grow_inside(disk, plan, cache=cache, report=report)
+        return [*plan.notes, *beyond_mbr(disk)]
+
+
+def beyond_mbr(disk: Volume) -> list[str]:
+    """Name the command for a disk that is larger than its MBR can use."""
+    if disk.size <= TWO_TIB or not isinstance(discover([disk]).on(disk), MbrTable):
+        return []
+    return [f"an MBR reaches 2 TiB only: onebay grow --table gpt {disk.name} makes the rest usable"]
 
 
 def rehearse(
@@ -114,6 +132,8 @@ def rehearse(
     plan.notes.append(f"writes {opened.keep.size} bytes that matter of a disk of {opened.disk_size} bytes")
     if with_growth and isinstance(opened, Image):
         growth = plan_grow(plan.disk)
+        foresee(growth)
+        growth.notes += beyond_mbr(plan.disk)
         plan.steps, plan.notes = growth.steps, plan.notes + growth.notes
     show_plan(plan, as_json=as_json)
 
@@ -125,7 +145,9 @@ def open_disk_of(opened: Image | Stream) -> ImageVolume:
     return ImageVolume(opened)
 
 
-def open_target(target: Path, size: int | None, opened: Image | Stream, *, yes: bool) -> FileVolume:
+def open_target(
+    target: Path, size: int | None, opened: Image | Stream, *, yes: bool, report: Report
+) -> FileVolume:
     """Open or make the target and have it confirmed; raises Refused before anything is written."""
     need, sector_size = opened.disk_size, opened.manifest.sector_size
     check_place(target)
@@ -136,6 +158,7 @@ def open_target(target: Path, size: int | None, opened: Image | Stream, *, yes: 
     try:
         check_size(target, max(size or 0, disk.size), need)
         if is_device(target):
+            warn_twins(disk, own=signs_in(opened.facts.layers), report=report)
             confirm(disk, "overwrite", yes=yes)
         elif not yes and not carries_marker(disk, opened) and any(disk.data(0, disk.size)):
             raise Refused("exists already", volume=str(target), hint="another name, or --yes to overwrite it")
