@@ -2,16 +2,21 @@
 
 from onebay.block.device import DeviceVolume, is_device
 from onebay.block.file import FileVolume
+from onebay.block.foreign import Reading, open_input
+from onebay.block.masked import Masked
 from onebay.block.open import create_disk, open_disk
 from onebay.block.overlay import Overlay
+from onebay.block.serve import serving
 from onebay.block.volume import Concat, Piece, Span, Volume, locate, lower
 
 __all__ = [
     "Concat",
     "DeviceVolume",
     "FileVolume",
+    "Masked",
     "Overlay",
     "Piece",
+    "Reading",
     "Span",
     "Volume",
     "create_disk",
@@ -19,4 +24,6 @@ __all__ = [
     "locate",
     "lower",
     "open_disk",
+    "open_input",
+    "serving",
 ]

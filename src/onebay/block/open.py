@@ -5,10 +5,15 @@ from __future__ import annotations
 import fcntl
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onebay.base.error import Missing, Refused, Unsupported
+from onebay.block.container import vhd_fixed
 from onebay.block.device import DeviceVolume, held, in_use, is_device, loop_of, swap_file
 from onebay.block.file import FileVolume, open_error
+
+if TYPE_CHECKING:
+    from onebay.block.volume import Volume
 
 SECTOR_SIZES = (512, 4096)
 # Containers that qemu reads; their first or last sector says so.
@@ -18,15 +23,19 @@ CONTAINERS = {
     b"vhdxfile": "vhdx",
     b"KDMV": "vmdk",
     b"# Disk DescriptorFile": "vmdk",
+    b"<<< ": "vdi",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\0": "xz",
 }
 
 
-def open_disk(path: Path, *, writable: bool = False, sector_size: int | None = None) -> FileVolume:
+def open_disk(
+    path: Path, *, writable: bool = False, sector_size: int | None = None, raw: bool = False
+) -> FileVolume:
     """Open a disk image or block device; `sector_size` in bytes overrides what the image suggests.
 
+    `raw` says that the file is known to be a raw disk, whatever it begins with.
     Raises Missing, Denied, Refused (in use, a folder, empty) or Unsupported (a container that is not raw).
     """
     try:
@@ -46,7 +55,8 @@ def open_disk(path: Path, *, writable: bool = False, sector_size: int | None = N
         lock(volume)
     if volume.size == 0:
         raise Refused("the file is empty", volume=str(path))
-    refuse_container(volume)
+    if not raw:
+        refuse_container(volume)
     volume.sector_size = sector_size or guess_sector_size(volume)
     return volume
 
@@ -90,15 +100,20 @@ def lock(volume: FileVolume) -> None:
 def refuse_container(volume: FileVolume) -> None:
     """Raise Unsupported where the file is no raw image but a container that we know."""
     head = volume.read(0, min(64, volume.size))
-    for magic, kind in CONTAINERS.items():
-        if head.startswith(magic):
-            hint = f"qemu-img convert -O raw {volume.name} OUT.raw"
-            if kind in ("zstd", "gzip", "xz"):
-                hint = f"decompress it first ({kind} -dc), or use onebay restore for an image of ours"
-            raise Unsupported(f"not a raw disk: the file is {kind}", volume=volume.name, hint=hint)
+    kind = next((kind for magic, kind in CONTAINERS.items() if head.startswith(magic)), None)
+    if kind is None and (found := vhd_fixed(volume)):
+        kind = found.kind
+    if kind is None:
+        return
+    hint = f"make it raw first: onebay export {volume.name} OUT.raw"
+    if kind in ("zstd", "gzip", "xz"):
+        hint = f"decompress it first ({kind} -dc), or use onebay restore for an image of ours"
+    raise Unsupported(
+        f"not a raw disk: the file is {kind}, which is only read", volume=volume.name, hint=hint
+    )
 
 
-def guess_sector_size(volume: FileVolume) -> int:
+def guess_sector_size(volume: Volume) -> int:
     """Return the sector size at which a GPT header stands in LBA 1 (or the last LBA), else 512."""
     for size in SECTOR_SIZES:
         for at in (size, volume.size // size * size - size):

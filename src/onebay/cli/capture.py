@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import Refused
-from onebay.block import open_disk
-from onebay.cli.options import PATH, check_place, dry_run_option, json_option, sector_option
+from onebay.cli.options import (
+    PATH,
+    check_place,
+    dry_run_option,
+    json_option,
+    reading_options,
+    sector_option,
+)
 from onebay.cli.progress import answer, events_option, human, renderer
 from onebay.ops.capture import SUFFIX, capture, look
+from onebay.ops.disk import open_any
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from onebay.block import Reading
 
 
 @click.command()
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @json_option
 @sector_option
+@reading_options
 @events_option
 def command(
     disk: Path,
@@ -39,6 +49,7 @@ def command(
     as_json: bool,
     sector_size: int | None,
     events: bool,
+    reading: Reading,
 ) -> None:
     """Write what matters of DISK to IMAGE, a plain zstd file of the raw disk (NAME.raw.zst)."""
     if not image.name.endswith(SUFFIX):
@@ -49,7 +60,7 @@ def command(
     report = renderer(events=events)
     if image.exists() and disk.exists() and image.samefile(disk):
         raise Refused("the image would replace the disk", volume=str(image))
-    volume = open_disk(disk, sector_size=sector_size)
+    volume = open_any(disk, reading, sector_size=sector_size, report=report)
     captured = look(volume, everything=everything, report=report)
     if dry_run:
         document = {"disk": volume.name, "size": volume.size, "keep": captured.keep.size}

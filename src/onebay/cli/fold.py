@@ -10,19 +10,21 @@ from pathlib import Path
 import click
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
-from onebay.block import FileVolume, create_disk, is_device, open_disk
+from onebay.block import FileVolume, Reading, Volume, create_disk, is_device, open_disk
 from onebay.cli.options import (
     PATH,
     check_place,
     confirm,
     dry_run_option,
     json_option,
+    reading_options,
     sector_option,
     show_plan,
     yes_option,
 )
 from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.capture import refuse_busy
+from onebay.ops.disk import open_any
 from onebay.ops.fold import FoldPlan, plan_fold
 from onebay.ops.run import execute, on_failure
 
@@ -41,6 +43,7 @@ CHUNK = 1 << 30
 @json_option
 @sector_option
 @events_option
+@reading_options
 def command(
     boot: Path,
     data: Path,
@@ -53,6 +56,7 @@ def command(
     as_json: bool,
     sector_size: int | None,
     events: bool,
+    reading: Reading,
 ) -> None:
     """Fold the boot disk into unpartitioned space of the data disk, so that one disk boots by itself."""
     if not dry_run and (output is None) == (not in_place):
@@ -62,8 +66,8 @@ def command(
     if output is not None and (output.exists() or is_device(output)):
         raise Refused("exists already", volume=str(output))
     with tempfile.TemporaryDirectory(prefix="onebay-") as name:
-        source = open_unused(boot)
-        target = open_unused(data, writable=in_place and not dry_run, sector_size=sector_size)
+        source = open_unused(boot, reading)
+        target = open_data(data, reading, writable=in_place and not dry_run, sector_size=sector_size)
         plan = plan_fold(source, target, scratch=Path(name), table=table, keep_ids=keep_ids)
         if dry_run:
             show_plan(plan, as_json=as_json)
@@ -84,14 +88,23 @@ def command(
         remark(f"{output or data} boots by itself" if plan.steps or output else "nothing was written")
 
 
-def open_unused(path: Path, *, writable: bool = False, sector_size: int | None = None) -> FileVolume:
-    """Open a disk; raises Refused where somebody uses it, be it only to be read."""
-    disk = open_disk(path, writable=writable, sector_size=sector_size)
+def open_unused(path: Path, reading: Reading, *, sector_size: int | None = None) -> Volume:
+    """Open a disk to be read; raises Refused where somebody uses it."""
+    disk = open_any(path, reading, sector_size=sector_size, report=renderer())
     refuse_busy(disk)
     return disk
 
 
-def carry_out_on_copy(plan: FoldPlan, source: FileVolume, output: Path, *, events: bool) -> None:
+def open_data(path: Path, reading: Reading, *, writable: bool, sector_size: int | None) -> Volume:
+    """Open the data disk, which only as a raw disk can be written; raises Refused where somebody uses it."""
+    if not writable:
+        return open_unused(path, reading, sector_size=sector_size)
+    disk = open_disk(path, writable=True, sector_size=sector_size)
+    refuse_busy(disk)
+    return disk
+
+
+def carry_out_on_copy(plan: FoldPlan, source: Volume, output: Path, *, events: bool) -> None:
     """Copy the data disk to `output` and fold there; a failed fold leaves no file behind."""
     target = create_disk(output, source.size, sector_size=source.sector_size)
     whole = False
@@ -107,7 +120,7 @@ def carry_out_on_copy(plan: FoldPlan, source: FileVolume, output: Path, *, event
             output.unlink(missing_ok=True)
 
 
-def copy_sparse(source: FileVolume, target: FileVolume) -> None:
+def copy_sparse(source: Volume, target: FileVolume) -> None:
     """Copy a disk into a new file of its size: holes stay holes, blocks are shared where possible.
 
     Raises Refused where there is no space left.
@@ -115,15 +128,22 @@ def copy_sparse(source: FileVolume, target: FileVolume) -> None:
     for start, end in source.data(0, source.size):
         at = start
         while at < end:
-            try:
-                done = os.copy_file_range(source.fd, target.fd, min(CHUNK, end - at), at, at)
-            except OSError:
-                done = 0  # another file system, or a block device: by hand
+            done = copy_blocks(source, target, at, min(CHUNK, end - at))
             if not done:
                 data = source.read(at, min(1 << 20, end - at))
                 target.write(at, data)
                 done = len(data)
             at += done
+
+
+def copy_blocks(source: Volume, target: FileVolume, at: int, size: int) -> int:
+    """Let the system copy up to `size` bytes; return how many it did, 0 where it cannot."""
+    if not isinstance(source, FileVolume):
+        return 0
+    try:
+        return os.copy_file_range(source.fd, target.fd, size, at, at)
+    except OSError:
+        return 0  # another file system, or a block device: by hand
 
 
 def summary(plan: FoldPlan, disk: Path) -> dict[str, object]:

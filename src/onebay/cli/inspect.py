@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from onebay.base.error import Refused
-from onebay.block import open_disk
 from onebay.cli import picture
-from onebay.cli.options import PATH, json_option, sector_option
-from onebay.cli.progress import answer
+from onebay.cli.options import PATH, json_option, reading_options, sector_option
+from onebay.cli.progress import answer, renderer
 from onebay.cli.svg import svg as draw
-from onebay.image import Image, ImageVolume
-from onebay.ops.capture import SUFFIX
+from onebay.ops.disk import open_any
 from onebay.ops.inspect import inspect
-from onebay.source import open_source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from onebay.block import Volume
+    from onebay.block import Reading
 
 
 @click.command()
@@ -29,15 +27,13 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--svg", type=PATH, metavar="FILE", help="Draw the disk into FILE.")
 @sector_option
-def command(disk: Path, as_json: bool, svg: Path | None, sector_size: int | None) -> None:
-    """Show what is on DISK, a block device, a raw image or one of ours, without writing anything to it."""
+@reading_options
+def command(disk: Path, as_json: bool, svg: Path | None, sector_size: int | None, reading: Reading) -> None:
+    """Show what is on DISK, a block device or an image in any format, without writing anything to it."""
     if svg is not None and svg.exists() and not is_picture(svg):
         raise Refused("exists already and is no picture", volume=str(svg), hint="another name")
-    if disk.name.endswith(SUFFIX):
-        volume: Volume = ImageVolume(Image.open(open_source(str(disk))))
-    else:
-        volume = open_disk(disk, sector_size=sector_size)
-    document = inspect(volume)
+    with closing(open_any(disk, reading, sector_size=sector_size, report=renderer())) as volume:
+        document = inspect(volume)
     if svg is not None:
         try:
             svg.write_text(draw(document), "utf-8")

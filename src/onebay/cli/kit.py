@@ -7,17 +7,21 @@ import os
 import tempfile
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
-from onebay.block import open_disk
-from onebay.cli.options import PATH, check_place, json_option, sector_option
-from onebay.cli.progress import answer, human
+from onebay.cli.options import PATH, check_place, json_option, reading_options, sector_option
+from onebay.cli.progress import answer, human, renderer
+from onebay.ops.disk import open_any
 from onebay.ops.kit import describe, load_kit, make_kit
 from onebay.ops.run import on_failure
 from onebay.source import open_source
 from onebay.tree import discover
+
+if TYPE_CHECKING:
+    from onebay.block import Reading
 
 
 @click.command()
@@ -26,7 +30,10 @@ from onebay.tree import discover
 @click.option("--yes", is_flag=True, help="Replace KIT where it exists.")
 @json_option
 @sector_option
-def command(disk: Path, kit: Path, yes: bool, as_json: bool, sector_size: int | None) -> None:
+@reading_options
+def command(
+    disk: Path, kit: Path, yes: bool, as_json: bool, sector_size: int | None, reading: Reading
+) -> None:
     """Write the boot kit of DISK to the file KIT: all that `onebay repair --kit` needs to make it boot again.
 
     DISK is only read.
@@ -37,7 +44,7 @@ def command(disk: Path, kit: Path, yes: bool, as_json: bool, sector_size: int | 
     if kit.exists() and (not kit.is_file() or (disk.exists() and kit.samefile(disk))):
         raise Refused("not a file that a kit may replace", volume=str(kit))
     with (
-        closing(open_disk(disk, sector_size=sector_size)) as volume,
+        closing(open_any(disk, reading, sector_size=sector_size, report=renderer())) as volume,
         on_failure(f"{NOTHING_WRITTEN} to the disk; there is no kit", str(kit)),
         tempfile.TemporaryDirectory(prefix=".onebay-", dir=kit.parent) as name,
     ):

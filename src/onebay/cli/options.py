@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,12 @@ import click
 
 from onebay.base.error import Refused, reason
 from onebay.base.step import Copy, Write, Zero
-from onebay.block import DeviceVolume
+from onebay.block import DeviceVolume, Reading
+from onebay.block.foreign import NAMES
 from onebay.cli.progress import answer, human
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from onebay.block import Volume
     from onebay.ops.run import Plan
@@ -56,6 +59,37 @@ def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     if not 0 < size < MAX_SIZE:
         raise click.BadParameter(f"{value!r} is no size of a disk")
     return size
+
+
+def reading_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of verbs that read a disk in any format; the function gets them as `reading`."""
+
+    @click.option(
+        "--input-format",
+        type=click.Choice(list(NAMES)),
+        help="The format of the disk's file, where its first and last bytes mislead.",
+    )
+    @click.option(
+        "--allow-backing", is_flag=True, help="Follow a qcow2 or vmdk to the other files that it names."
+    )
+    @click.option(
+        "--max-size",
+        callback=parse_size,
+        metavar="SIZE",
+        help="Largest disk to accept from a container (64T) or to unpack from .gz, .xz, .zst (256G).",
+    )
+    @functools.wraps(function)
+    def wrapped(
+        *args: object,
+        input_format: str | None,
+        allow_backing: bool,
+        max_size: int | None,
+        **kwargs: object,
+    ) -> None:
+        scratch = Path(tempfile.gettempdir())
+        function(*args, reading=Reading(scratch, input_format, allow_backing, max_size), **kwargs)
+
+    return wrapped
 
 
 def check_place(path: Path) -> None:

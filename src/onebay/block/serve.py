@@ -1,0 +1,210 @@
+"""Serve a volume to the field's own tools over the NBD protocol, for reading, within a `with` block.
+
+So qemu-img writes its formats straight from what we compute, with no copy in between. One connection after
+the other is served, by one thread, which alone reads the volume. Source: the NBD project's doc/proto.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING
+
+from onebay.base.error import Error, Refused, reason
+from onebay.block.nbd import (
+    CHUNK_HEAD,
+    CHUNK_MAGIC,
+    CMD_DISCONNECT,
+    CMD_READ,
+    CMD_STATUS,
+    CONTEXT,
+    DONE,
+    FIXED_NEWSTYLE,
+    HAS_FLAGS,
+    IHAVEOPT,
+    INFO_BLOCK_SIZE,
+    INFO_EXPORT,
+    MAX_OPTION,
+    NBDMAGIC,
+    NO_ZEROES,
+    OPT_ABORT,
+    OPT_GO,
+    OPT_INFO,
+    OPT_META,
+    OPT_STRUCTURED,
+    OPTION,
+    OPTION_REPLY,
+    OPTION_REPLY_MAGIC,
+    READ_ONLY,
+    REP_ACK,
+    REP_ERROR,
+    REP_INFO,
+    REP_META,
+    REPLY_DATA,
+    REPLY_ERROR,
+    REPLY_STATUS,
+    REQUEST,
+    REQUEST_MAGIC,
+    STATE_HOLE,
+    STATE_ZERO,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from onebay.block.volume import Volume
+
+MAX_REQUEST = 32 << 20
+MAX_EXTENTS = 1024
+LOOK_AHEAD = 256 << 20  # bytes for which holes are told at once
+EIO, EINVAL = 5, 22
+UNSUPPORTED = REP_ERROR | 1
+
+
+class GoneError(Exception):
+    """The other side hung up or does not speak NBD."""
+
+
+class Server:
+    """Serves `volume` at the socket `path`; `failure` is what reading raised, `moved` is told how far."""
+
+    def __init__(self, volume: Volume, path: Path, moved: Callable[[int], None]) -> None:
+        self.volume, self.moved = volume, moved
+        self.failure: Error | None = None
+        self.stopping = False
+        self.port: socket.socket | None = None
+        self.listener = socket.socket(socket.AF_UNIX)
+        try:
+            self.listener.bind(str(path))
+        except OSError as error:
+            self.listener.close()
+            raise Refused(reason(error), volume=str(path)) from error
+        self.listener.listen(1)
+        self.thread = threading.Thread(target=self.run, name="serve", daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Close all connections and wait for the thread."""
+        self.stopping = True
+        for port in (self.listener, self.port):
+            if port is not None:
+                with contextlib.suppress(OSError):
+                    port.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
+
+    def run(self) -> None:
+        """Serve one connection after the other."""
+        while not self.stopping:
+            try:
+                port, _ = self.listener.accept()
+            except OSError:
+                return
+            self.port = port
+            with port, contextlib.suppress(GoneError, OSError):
+                self.negotiate(port)
+                while self.answer(port):
+                    pass
+            self.port = None
+
+    def negotiate(self, port: socket.socket) -> None:
+        """Answer options until the other side wants to go on."""
+        port.sendall(NBDMAGIC + IHAVEOPT + struct.pack(">H", FIXED_NEWSTYLE | NO_ZEROES))
+        take(port, 4)
+        going = False
+        while not going:
+            magic, number, length = OPTION.unpack(take(port, OPTION.size))
+            if magic != IHAVEOPT or length > MAX_OPTION:
+                raise GoneError
+            data = take(port, length)
+            going = number == OPT_GO
+            for kind, body in self.option(number, data):
+                port.sendall(OPTION_REPLY.pack(OPTION_REPLY_MAGIC, number, kind, len(body)) + body)
+            if number == OPT_ABORT:
+                raise GoneError
+
+    def option(self, number: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield the answers to one option."""
+        if number in (OPT_GO, OPT_INFO):
+            yield REP_INFO, struct.pack(">HQH", INFO_EXPORT, self.volume.size, HAS_FLAGS | READ_ONLY)
+            yield REP_INFO, struct.pack(">HIII", INFO_BLOCK_SIZE, 1, 4096, MAX_REQUEST)
+        elif number == OPT_META:
+            if CONTEXT in data:
+                yield REP_META, struct.pack(">I", 1) + CONTEXT
+        elif number not in (OPT_STRUCTURED, OPT_ABORT):
+            yield UNSUPPORTED, b""
+            return
+        yield REP_ACK, b""
+
+    def answer(self, port: socket.socket) -> bool:
+        """Answer one request; return whether another may come."""
+        magic, _, command, handle, at, size = REQUEST.unpack(take(port, REQUEST.size))
+        if magic != REQUEST_MAGIC:
+            raise GoneError
+        if command == CMD_DISCONNECT:
+            return False
+        code = EINVAL
+        kind, body = REPLY_ERROR | 1, b""
+        if at + size <= self.volume.size and (size <= MAX_REQUEST or command == CMD_STATUS):
+            try:
+                if command == CMD_READ:
+                    kind, body = REPLY_DATA, struct.pack(">Q", at) + self.volume.read(at, size)
+                    self.moved(at + size)
+                elif command == CMD_STATUS:
+                    kind, body = REPLY_STATUS, struct.pack(">I", 1) + self.status(at, size)
+            except Error as error:
+                self.failure, code = error, EIO
+        if kind & REPLY_ERROR:
+            body = struct.pack(">IH", code, 0)
+        port.sendall(CHUNK_HEAD.pack(CHUNK_MAGIC, DONE, kind, handle, len(body)) + body)
+        return True
+
+    def status(self, at: int, size: int) -> bytes:
+        """Return what of the next bytes is a hole, for up to 256 MiB and 1024 changes."""
+        end = at + min(size, LOOK_AHEAD)
+        found: list[tuple[int, int]] = []
+        for start, stop in self.volume.data(at, end):
+            if start > at:
+                found.append((start - at, STATE_HOLE | STATE_ZERO))
+            found.append((stop - start, 0))
+            at = stop
+            if len(found) >= MAX_EXTENTS:
+                break
+        else:
+            if at < end:
+                found.append((end - at, STATE_HOLE | STATE_ZERO))
+        return b"".join(struct.pack(">II", *pair) for pair in found)
+
+
+def take(port: socket.socket, size: int) -> bytes:
+    """Return exactly `size` bytes; raises GoneError where the connection ends."""
+    data = b""
+    while len(data) < size:
+        more = port.recv(size - len(data))
+        if not more:
+            raise GoneError
+        data += more
+    return data
+
+
+@contextlib.contextmanager
+def serving(volume: Volume, path: Path, moved: Callable[[int], None]) -> Iterator[Server]:
+    """Serve `volume` at `path` inside the block; raises afterwards what reading the volume raised.
+
+    `moved` is called with the byte up to which was read, by the serving thread.
+    """
+    server = Server(volume, path, moved)
+    try:
+        yield server
+    except Error as error:
+        server.stop()
+        if server.failure is not None:
+            raise server.failure from error
+        raise
+    finally:
+        server.stop()
+    if server.failure is not None:
+        raise server.failure
