@@ -31,6 +31,7 @@ fuzz: setup ## MINUTES=30 [TARGET=ext]: look for input that breaks a parser (doc
 
 docs: setup ## write the documents that come from the code
 	$(PY) scripts/verbs.py
+	$(PY) scripts/resize.py
 
 clean: ## remove the virtual environment and caches inside the checkout
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

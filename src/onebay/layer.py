@@ -67,9 +67,14 @@ class Member:
 
 
 class Layer(abc.ABC):
-    """One format found on the volumes `below`, offering the volumes `above` (none for a file system)."""
+    """One format found on the volumes `below`, offering the volumes `above` (none for a file system).
+
+    `growth` and `shrinkage` say for people (docs/resize.md) whether it can get another size, and how.
+    """
 
     kind: ClassVar[str]
+    growth: ClassVar[str] = "keeps its size"
+    shrinkage: ClassVar[str] = "keeps its size"
     below: tuple[Volume, ...]
     above: tuple[Volume, ...] = ()
 

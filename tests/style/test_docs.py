@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-def test_verbs_are_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("verbs", ROOT / "scripts" / "verbs.py")
+@pytest.mark.parametrize("name", ["verbs", "resize"])
+def test_generated_pages_are_up_to_date(name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "verbs.md").read_text("utf-8") == module.document(), "run: make docs"
+    assert (ROOT / "docs" / f"{name}.md").read_text("utf-8") == module.document(), "run: make docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -74,6 +74,7 @@ class Swap(Layer):
     """One swap area on one volume."""
 
     kind = "swap"
+    growth = "one write of the header"
 
     def __init__(self, volume: Volume, area: Area) -> None:
         self.below = (volume,)

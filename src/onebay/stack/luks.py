@@ -86,6 +86,7 @@ class Luks(Whole):
     """An encrypted volume: `findings` says what is wrong with its headers."""
 
     kind = "luks"
+    growth = "what is inside, where `--key-file` opens it: LVM, ext4, XFS, btrfs, in a virtual machine"
 
     def __init__(self, volume: Volume, facts: Mapping[str, Value], findings: list[Finding]) -> None:
         super().__init__(f"luks{facts['version']}", volume, facts)

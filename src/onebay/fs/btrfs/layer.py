@@ -36,6 +36,7 @@ class BtrfsFs(Layer):
     """A btrfs on one volume; `space` is None where `reason` says that its trees are not read."""
 
     kind = "btrfs"
+    growth = "the device item and the superblocks, in place"
 
     def __init__(
         self,

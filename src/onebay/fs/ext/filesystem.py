@@ -54,6 +54,7 @@ class ExtFs(Layer):
     """An ext2, ext3 or ext4 file system on one volume."""
 
     kind = "ext"
+    growth = "by resize2fs, on a scratch file with the metadata only"
 
     def __init__(self, volume: Volume, superblock: SuperBlock, geometry: Geometry) -> None:
         self.below = (volume,)

@@ -35,6 +35,7 @@ class Xfs(Layer):
     """One XFS on one volume."""
 
     kind = "xfs"
+    growth = "by its kernel, on an overlay, in a virtual machine"
 
     def __init__(self, volume: Volume, sb: Superblock) -> None:
         self.below = (volume,)

@@ -45,6 +45,7 @@ class VolumeGroup(Layer):
     """A volume group on the physical volumes `present`, then `doubles`, copies of one of them."""
 
     kind = "lvm"
+    growth = "the physical volume, then the largest linear volume"
 
     def __init__(self, group: Group, newest: Copy, present: tuple[Pv, ...], doubles: tuple[Pv, ...]) -> None:
         self.group, self.newest, self.doubles = group, newest, doubles

@@ -36,6 +36,7 @@ class GptTable(Table):
     """A GUID partition table; `gpt` holds both copies as read."""
 
     kind = "gpt"
+    growth = "the last data partition; the backup table moves to the end of the disk"
 
     def __init__(self, gpt: Gpt, partitions: Sequence[Partition]) -> None:
         self.gpt = gpt

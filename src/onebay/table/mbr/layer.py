@@ -27,6 +27,7 @@ class MbrTable(Table):
     """A DOS partition table with its chain of extended boot records."""
 
     kind = "mbr"
+    growth = "the last data partition, up to 2 TiB; `grow --table gpt` makes it a GPT"
 
     def __init__(
         self, volume: Volume, mbr: Mbr, ebrs: Sequence[Ebr], partitions: Sequence[Partition]

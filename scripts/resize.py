@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Write docs/resize.md from what each layer says of itself; a test says when it is out of date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onebay.layer import Layer
+from onebay.stack.lvm.read import LonePv
+from onebay.table import Table
+from onebay.tree import PROBES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TARGET = Path(__file__).parents[1] / "docs" / "resize.md"
+ORDER = [probe.kind for probe in PROBES]
+SKIPPED = (Table, LonePv)  # what others are made of, and what is never alone on a disk that grows
+HEAD = """# What can grow and shrink where
+
+Each layer says it of itself; this page is written from that by `make docs`. Growth goes bottom-up, from
+the table to the file system on the last data partition, and stops with a note at the first layer that
+keeps its size: what stands below it has grown by then, what stands on it is as it was. In an appliance's
+layout only the data volume ever changes, never the system's partitions.
+
+| layer | grows | shrinks |
+|---|---|---|
+"""
+TAIL = """
+**Where it runs.** Image files and block devices, without root for files: nothing is mounted. What only a
+kernel can do is done by the small virtual machine's kernel on a copy-on-write view of the disk; the bytes
+that it changed become steps like all others, so that `--journal`, a power cut and running again work the
+same. The virtual machine is built from packages on first use (about two minutes; `--cache` says where).
+Where there is none, the table grows, the file system stays, and a note says so.
+
+**Past 2 TiB.** An MBR reaches 2 TiB. `onebay grow DISK --table gpt` turns it into a GPT in place:
+partitions keep numbers, places, content and (mapped) types, logical ones become ordinary entries, the
+boot path that a fold made is taken along. GRUB's core moves first and LBA 0 changes last: until then the
+disk is the MBR disk it was. It is refused where BIOS boots by anything else than a fold, for that looks
+for an MBR; and where a file system of up to 4 GiB of content has `PARTUUID=` with the MBR's signature in
+it, which a GPT cannot keep. What was not looked through is named. `restore` names the command where an
+image with an MBR goes to a disk of more than 2 TiB.
+"""
+
+
+def layers() -> Iterator[type[Layer]]:
+    """Yield every layer there is, in the order of the probes."""
+
+    def below(parent: type[Layer]) -> Iterator[type[Layer]]:
+        for child in parent.__subclasses__():
+            yield from (child, *below(child))
+
+    found = [layer for layer in below(Layer) if layer.__module__.startswith("onebay.")]
+    named = {layer.kind: layer for layer in found if layer not in SKIPPED and hasattr(layer, "kind")}
+    yield from sorted(
+        named.values(), key=lambda layer: ORDER.index(layer.kind) if layer.kind in ORDER else len(ORDER)
+    )
+
+
+def title(layer: type[Layer]) -> str:
+    """Return what people call it."""
+    return "everything else, known by name only" if layer.kind == "whole" else layer.kind
+
+
+def document() -> str:
+    """Return the whole page."""
+    rows = [f"| {title(layer)} | {layer.growth} | {layer.shrinkage} |\n" for layer in layers()]
+    return HEAD + "".join(rows) + TAIL
+
+
+if __name__ == "__main__":
+    TARGET.write_text(document(), "utf-8")
