@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import click
 
 from onebay.base.error import Refused
+from onebay.cli.boot import cache_option
 from onebay.cli.options import (
     PATH,
     check_place,
@@ -17,19 +19,26 @@ from onebay.cli.options import (
     sector_option,
 )
 from onebay.cli.progress import answer, events_option, human, renderer
-from onebay.ops.capture import SUFFIX, capture, look
+from onebay.cli.shrink import kernel_of, scratch_folder, scratch_option, show, tell_notes
+from onebay.ops.capture import SUFFIX, Captured, capture, look, refuse_busy
 from onebay.ops.disk import open_any
+from onebay.ops.need import needed
+from onebay.ops.shrink import find_route, plan_shrink
+from onebay.ops.shrinkdisk import shrunk
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from onebay.block import Reading
+    from onebay.base.event import Report
+    from onebay.block import Reading, Volume
 
 
 @click.command()
 @click.argument("disk", type=PATH)
 @click.argument("image", type=PATH)
 @click.option("--all", "everything", is_flag=True, help="Keep the whole tail, not only its first 256 MiB.")
+@click.option("--minimize", is_flag=True, help="Make the disk in the image as small as it can be.")
+@scratch_option
 @click.option("--level", type=click.IntRange(1, 19), default=3, show_default=True, help="zstd level.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--yes", is_flag=True, help="Replace IMAGE where it exists.")
@@ -37,11 +46,14 @@ if TYPE_CHECKING:
 @json_option
 @sector_option
 @reading_options
+@cache_option
 @events_option
 def command(
     disk: Path,
     image: Path,
     everything: bool,
+    minimize: bool,
+    scratch: Path | None,
     level: int,
     threads: int,
     yes: bool,
@@ -50,8 +62,11 @@ def command(
     sector_size: int | None,
     events: bool,
     reading: Reading,
+    cache: Path,
 ) -> None:
     """Write what matters of DISK to IMAGE, a plain zstd file of the raw disk (NAME.raw.zst)."""
+    if minimize and everything:
+        raise click.UsageError("--all keeps the tail, --minimize cuts it")
     if not image.name.endswith(SUFFIX):
         raise click.UsageError(f"IMAGE must end in {SUFFIX}")
     check_place(image)
@@ -60,14 +75,24 @@ def command(
     report = renderer(events=events)
     if image.exists() and disk.exists() and image.samefile(disk):
         raise Refused("the image would replace the disk", volume=str(image))
-    volume = open_any(disk, reading, sector_size=sector_size, report=report)
-    captured = look(volume, everything=everything, report=report)
-    if dry_run:
-        document = {"disk": volume.name, "size": volume.size, "keep": captured.keep.size}
-        plain = f"{human(captured.keep.size)} of {human(volume.size)} matter; nothing was written"
-        answer(json.dumps(document) if as_json else plain)
-        return
-    summary = capture(captured, image, level=level, threads=threads, report=report)
+    with ExitStack() as stack:
+        opened = open_any(disk, reading, sector_size=sector_size, report=report)
+        volume = stack.enter_context(closing(opened))
+        if minimize and dry_run:
+            refuse_busy(volume)
+            show(plan_shrink(find_route(volume)), as_json=as_json)
+            return
+        if minimize:
+            folder = scratch_folder(scratch, image.parent)
+            captured = minimal(volume, folder, cache, stack, report)
+        else:
+            captured = look(volume, everything=everything, report=report)
+        if dry_run:
+            document = {"disk": volume.name, "size": volume.size, "keep": captured.keep.size}
+            plain = f"{human(captured.keep.size)} of {human(volume.size)} matter; nothing was written"
+            answer(json.dumps(document) if as_json else plain)
+            return
+        summary = capture(captured, image, level=level, threads=threads, report=report)
     if as_json:
         fields = ("disk_size", "image_size", "frames", "data", "zero", "dont_care", "root", "seconds")
         document = {"image": str(image), **{key: getattr(summary, key) for key in fields}}
@@ -75,5 +100,16 @@ def command(
         return
     answer(
         f"{image}: {human(summary.image_size)} for {human(captured.keep.size)} that matter "
-        f"of {human(volume.size)}, in {summary.seconds:.1f} s"
+        f"of {human(captured.disk.size)}, in {summary.seconds:.1f} s"
     )
+
+
+def minimal(volume: Volume, folder: Path, cache: Path, stack: ExitStack, report: Report) -> Captured:
+    """Return the capture of the smallest disk that `volume` can be; what it needs is freed by `stack`."""
+    refuse_busy(volume)
+    plan = plan_shrink(find_route(volume))
+    making = shrunk(plan, folder=folder, kernel=kernel_of(cache, report), to=None, report=report)
+    made = stack.enter_context(making)
+    tell_notes(made.plan)
+    keep = needed(made.tree, ends=True, report=report)
+    return Captured(made.disk, made.tree, keep, original=volume.size)

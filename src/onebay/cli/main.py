@@ -27,6 +27,7 @@ VERBS = {
     "capture": "write the used blocks of a whole disk into one image",
     "restore": "write an image to a disk of any larger size, and grow it",
     "grow": "make partition, RAID, LVM and file system fill the disk",
+    "shrink": "make a smaller disk of a disk, in a new file",
     "repair": "make a folded disk boot again after its table or content was damaged",
     "kit": "write what makes a disk boot to one small file",
     "verify": "check an image against itself or against a disk",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,8 @@ from onebay.cli.options import (
     yes_option,
 )
 from onebay.cli.progress import answer, events_option, human, remark, renderer
+from onebay.cli.shrink import scratch_option, show
+from onebay.cli.smaller import plan_smaller, restore_here, room_on
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.grow import grow, plan_grow
 from onebay.ops.identity import signs_in, warn_twins
@@ -34,6 +36,7 @@ from onebay.table import MbrTable
 from onebay.tree import discover
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from onebay.base.event import Report
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Size of TARGET where it is a new file, for example 40G.",
 )
+@scratch_option
 @click.option("--no-grow", is_flag=True, help="Leave the space behind the image's disk unused.")
 @click.option("--verify", is_flag=True, help="Read everything back before the disk becomes bootable.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
@@ -61,6 +65,7 @@ def command(
     image: str,
     target: Path,
     size: int | None,
+    scratch: Path | None,
     no_grow: bool,
     verify: bool,
     threads: int,
@@ -72,11 +77,31 @@ def command(
 ) -> None:
     """Write IMAGE (a file, - or an http(s) URL) to TARGET, a block device or a file, and grow it.
 
-    A restore that was interrupted cannot boot; the same command run again goes on where it stopped.
+    A TARGET smaller than the image's disk gets that disk shrunk to fit, where it can be: the ext4 or btrfs on
+    its last data partition, in a scratch file. A restore that was interrupted cannot boot; the
+    same command run again goes on where it stopped (a shrunk one begins anew).
     """
     report = renderer(events=events)
     with closing(open_source(image)) as source:
         opened = open_image(source)
+        check_place(target)
+        room = room_on(target, size, opened.disk_size)
+        if room < opened.disk_size:
+            plan = plan_smaller(opened, target, room)
+            if dry_run:
+                show(plan, as_json=as_json)
+                return
+            assert isinstance(opened, Image)
+            text = restore_here(
+                *(opened, plan, target, room),
+                scratch=scratch,
+                cache=cache,
+                verify=verify,
+                yes=yes,
+                report=report,
+            )
+            tell(text, as_json=as_json)
+            return
         if dry_run:
             rehearse(opened, target, size, with_growth=not no_grow, as_json=as_json)
             return
@@ -92,12 +117,17 @@ def command(
                 "seconds": round(done.seconds, 3),
                 "notes": notes,
             }
+    tell(text, as_json=as_json)
+
+
+def tell(text: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what was done, for people or for programs."""
     if as_json:
         answer(json.dumps(text, indent=2))
         return
-    for note in notes:
+    for note in text["notes"]:
         remark(f"note: {note}")
-    answer(f"{target}: restored, {human(done.written)} written in {done.seconds:.1f} s")
+    answer(f"{text['target']}: restored, {human(text['written'])} written in {text['seconds']:.1f} s")
 
 
 def grow_restored(disk: FileVolume, cache: Path, report: Report) -> list[str]:

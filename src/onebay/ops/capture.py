@@ -29,11 +29,15 @@ SUFFIX = ".raw.zst"
 
 @dataclass(frozen=True)
 class Captured:
-    """What a capture will hold: the layer tree, and the bytes that matter."""
+    """What a capture will hold: the layer tree, and the bytes that matter.
+
+    `original` is the size in bytes of the disk that `disk` is a smaller view of.
+    """
 
     disk: Volume
     tree: Tree
     keep: ExtentSet
+    original: int | None = None
 
 
 def look(disk: Volume, *, everything: bool = False, report: Report = silent) -> Captured:
@@ -76,7 +80,7 @@ def capture(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         layers=document,
         smallest_target=disk.size,
-        other={"late": late},
+        other={"late": late} | ({} if captured.original is None else {"original_size": captured.original}),
     )
     with on_failure(f"{NOTHING_WRITTEN} to the disk; the unfinished image was removed", disk.name):
         return write_image(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Inconsistent, Refused, ToolFailed
-from onebay.base.event import Began, Ended, Moved, silent
+from onebay.base.event import Began, Ended, Moved, Noted, silent
 from onebay.base.step import Write, apply
 from onebay.block import Concat, FileVolume, Overlay, Piece, Span, create_disk, locate
 from onebay.fs.btrfs import BtrfsFs
@@ -64,6 +64,9 @@ def shrunk(
         scratch = None
         if plan.fs_shrinks:
             refuse_shortage(folder, plan)
+            report(
+                Noted(f"needs up to {plan.scratch()} bytes of scratch space in {folder}", plan.route.top.name)
+            )
             name = stack.enter_context(tempfile.TemporaryDirectory(prefix=".onebay-shrink-", dir=folder))
             path = Path(name) / "filesystem"
             copy_used(plan.route, path, report)

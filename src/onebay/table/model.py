@@ -202,7 +202,23 @@ class Table(Layer):
         end = part.end if part.end <= limit else dsm.floor_mib(limit)
         if end <= part.start:
             raise Refused(f"p{part.number} begins at {part.start}", volume=self.volume.name)
+        if end < part.end:
+            self.refuse_tiny(part, end - part.start)
         return end
+
+    def refuse_tiny(self, part: Partition, size: int) -> None:
+        """Raise Refused where `part` with `size` bytes would be taken for a boot partition behind data."""
+        largest = max(
+            (other.size for other in self.partitions if other is not part and not other.is_extended),
+            default=0,
+        )
+        if size < min(TINY, largest):
+            raise Refused(
+                f"p{part.number} would be taken for a boot partition, and would not grow again",
+                volume=self.volume.name,
+                expected=f">= {min(TINY, largest)} bytes",
+                found=size,
+            )
 
     def plan_clear_end(self, part: Partition, end: int, *, keep: ExtentSet) -> list[Step]:
         """Return steps that zero the last 128 KiB of what `part` gains by ending at `end`, save `keep`."""
