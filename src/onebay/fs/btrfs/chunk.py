@@ -101,6 +101,7 @@ class Space:
     device_block: int  # logical address of the leaf
     device_at: int  # byte of the device item in that leaf
     generation: int  # of that leaf
+    leaf: bytes  # the copy of it that was read
     devices: int
 
 
@@ -142,7 +143,7 @@ def parse_system_chunks(sb: Super) -> list[Mapping]:
 def read_space(reader: Reader, sb: Super) -> Space:
     """Read the whole chunk tree; raises Damaged, with what is wrong with each copy of a bad block."""
     chunks: list[Mapping] = []
-    device: tuple[DevItem, int, int, int] | None = None
+    device: tuple[DevItem, int, int, int, bytes] | None = None
     own = DEV_ITEM.unpack(sb.dev_item)
     devices = 0
     for block in reader.leaves(reader.chunk_root()):
@@ -154,7 +155,7 @@ def read_space(reader: Reader, sb: Super) -> Space:
                 devices += 1
                 found = DEV_ITEM.unpack(block.data(item))
                 if found.devid == own.devid:
-                    device = (found, block.at, block.place(item), block.generation)
+                    device = (found, block.at, block.place(item), block.generation, bytes(block.view))
     if device is None:
         raise Damaged(f"the chunk tree has no device item for devid {own.devid}")
     space = Space(ChunkMap(chunks), *device, devices)

@@ -116,13 +116,12 @@ def mirror_steps(volume: Volume, reader: Reader, space: Space) -> list[Step]:
     file system with a single copy.
     """
     copies = device_leaf(reader, space)
-    used = next((copy for copy in copies if copy.fault is None), None)
-    if used is None:
+    if all(copy.raw != space.leaf for copy in copies):
         return []
     steps: list[Step] = []
     for copy in copies:
-        if copy.raw != used.raw:
-            steps += [Write(volume, copy.at, used.raw, "btrfs: device item: the other copy"), Flush(volume)]
+        if copy.raw != space.leaf:
+            steps += [Write(volume, copy.at, space.leaf, "btrfs: device item: the other copy"), Flush(volume)]
     return steps
 
 
@@ -134,15 +133,14 @@ def device_leaf(reader: Reader, space: Space) -> list[Copy]:
 def leaf_steps(volume: Volume, reader: Reader, space: Space, size: int) -> list[Step]:
     """Return the writes of every copy of the leaf with the device item; those unlike the one in use first.
 
-    The one in use is the first good one: a later one may have a right checksum and wrong items, for nobody
-    has read them.
+    The one in use is the one that was read: another may have a right checksum and wrong items, for nobody
+    has looked at them.
     """
     copies = device_leaf(reader, space)
-    used = next((copy for copy in copies if copy.fault is None), None)
-    if used is None:
-        raise Damaged("no good copy of the device item", volume=volume.name, at=copies[0].at)
-    copies.sort(key=lambda copy: copy.raw == used.raw)
-    leaf = bytearray(used.raw)
+    if all(copy.raw != space.leaf for copy in copies):
+        raise Damaged("the chunk tree does not say where its own leaf lies", volume=volume.name)
+    copies.sort(key=lambda copy: copy.raw == space.leaf)
+    leaf = bytearray(space.leaf)
     at = space.device_at
     leaf[at : at + DEV_ITEM.size] = DEV_ITEM.pack(space.device, total_bytes=size)
     raw = sealed(reader.sb.csum_type, leaf)
