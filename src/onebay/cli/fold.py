@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
+from onebay.base.step import Copy
 from onebay.block import FileVolume, Reading, Volume, create_disk, is_device, open_disk
 from onebay.cli.options import (
     PATH,
@@ -26,7 +30,11 @@ from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.capture import refuse_busy
 from onebay.ops.disk import open_any
 from onebay.ops.fold import FoldPlan, plan_fold
+from onebay.ops.identity import warn_twins
 from onebay.ops.run import execute, on_failure
+
+if TYPE_CHECKING:
+    from onebay.base.event import Report
 
 CHUNK = 1 << 30
 
@@ -65,23 +73,28 @@ def command(
         check_place(output)
     if output is not None and (output.exists() or is_device(output)):
         raise Refused("exists already", volume=str(output))
-    with tempfile.TemporaryDirectory(prefix="onebay-") as name:
-        source = open_unused(boot, reading)
-        target = open_data(data, reading, writable=in_place and not dry_run, sector_size=sector_size)
+    report = renderer(events=events)
+    with tempfile.TemporaryDirectory(prefix="onebay-") as name, ExitStack() as stack:
+        source = stack.enter_context(closing(open_unused(boot, reading)))
+        writable = in_place and not dry_run
+        target = stack.enter_context(
+            closing(open_data(data, reading, writable=writable, sector_size=sector_size))
+        )
         plan = plan_fold(source, target, scratch=Path(name), table=table, keep_ids=keep_ids)
+        stack.callback(close_sources, plan)
+        warn_twins(target, beside=(source,), report=report)
         if dry_run:
             show_plan(plan, as_json=as_json)
             return
         if not as_json:
             for note in plan.notes:
                 remark(note)
-        report = renderer(events=events)
         if output is None:
             if plan.steps:
                 confirm(target, "fold into", yes=yes)
                 execute(plan, report=report)
         else:
-            carry_out_on_copy(plan, target, output, events=events)
+            carry_out_on_copy(plan, target, output, report=report)
     if as_json:
         answer(json.dumps(summary(plan, output or data), indent=2))
     else:
@@ -90,34 +103,64 @@ def command(
 
 def open_unused(path: Path, reading: Reading, *, sector_size: int | None = None) -> Volume:
     """Open a disk to be read; raises Refused where somebody uses it."""
-    disk = open_any(path, reading, sector_size=sector_size, report=renderer())
-    refuse_busy(disk)
-    return disk
+    return unused(open_any(path, reading, sector_size=sector_size, report=renderer()))
 
 
 def open_data(path: Path, reading: Reading, *, writable: bool, sector_size: int | None) -> Volume:
     """Open the data disk, which only as a raw disk can be written; raises Refused where somebody uses it."""
     if not writable:
         return open_unused(path, reading, sector_size=sector_size)
-    disk = open_disk(path, writable=True, sector_size=sector_size)
-    refuse_busy(disk)
+    return unused(open_disk(path, writable=True, sector_size=sector_size))
+
+
+def unused(disk: Volume) -> Volume:
+    """Return the disk; closes it and raises Refused where somebody uses it."""
+    try:
+        refuse_busy(disk)
+    except Refused:
+        disk.close()
+        raise
     return disk
 
 
-def carry_out_on_copy(plan: FoldPlan, source: Volume, output: Path, *, events: bool) -> None:
-    """Copy the data disk to `output` and fold there; a failed fold leaves no file behind."""
-    target = create_disk(output, source.size, sector_size=source.sector_size)
-    whole = False
+def close_sources(plan: FoldPlan) -> None:
+    """Close the files in the scratch folder that the plan copies from."""
+    sources = {id(step.source): step.source for step in plan.steps if isinstance(step, Copy)}
+    for source in sources.values():
+        if isinstance(source, FileVolume):
+            source.close()
+
+
+def carry_out_on_copy(plan: FoldPlan, source: Volume, output: Path, *, report: Report) -> None:
+    """Copy the data disk and fold there; the copy gets the name `output` when it is whole.
+
+    A failed fold leaves no file behind; one that was cut by power leaves a hidden one, NAME.part.
+    """
+    part = output.parent / f".{output.name[:50]}.{secrets.token_hex(8)}.part"
+    target = create_disk(part, source.size, sector_size=source.sector_size)
+    target.name = str(output)
     try:
         with on_failure(f"{NOTHING_WRITTEN}; the unfinished copy was removed", target.name):
             copy_sparse(source, target)
             plan.retarget(target)
-            execute(plan, report=renderer(events=events))
-        whole = True
+            execute(plan, report=report)
+            target.flush()
+            if output.exists():
+                raise Refused("exists already", volume=str(output))
+            part.replace(output)
+            sync_folder(output.parent)
     finally:
         target.close()
-        if not whole:
-            output.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the medium."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def copy_sparse(source: Volume, target: FileVolume) -> None:

@@ -14,7 +14,9 @@ import click
 from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.cli.options import PATH, check_place, json_option, reading_options, sector_option
 from onebay.cli.progress import answer, human, renderer
+from onebay.ops.capture import refuse_unsteady
 from onebay.ops.disk import open_any
+from onebay.ops.identity import warn_twins
 from onebay.ops.kit import describe, load_kit, make_kit
 from onebay.ops.run import on_failure
 from onebay.source import open_source
@@ -43,11 +45,14 @@ def command(
         raise Refused("exists already", volume=str(kit), hint="another name, or --yes to replace it")
     if kit.exists() and (not kit.is_file() or (disk.exists() and kit.samefile(disk))):
         raise Refused("not a file that a kit may replace", volume=str(kit))
+    report = renderer()
     with (
-        closing(open_any(disk, reading, sector_size=sector_size, report=renderer())) as volume,
+        closing(open_any(disk, reading, sector_size=sector_size, report=report)) as volume,
         on_failure(f"{NOTHING_WRITTEN} to the disk; there is no kit", str(kit)),
         tempfile.TemporaryDirectory(prefix=".onebay-", dir=kit.parent) as name,
     ):
+        refuse_unsteady(volume)
+        warn_twins(volume, report=report)
         unfinished = Path(name) / "kit"
         with unfinished.open("xb") as file:
             size = make_kit(discover([volume]), file)
