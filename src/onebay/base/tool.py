@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from onebay.base.error import ToolFailed, ToolMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+    from typing import IO
 
 # Debian keeps file system and partition tools where an ordinary user's PATH does not look.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -124,3 +127,36 @@ def spawn(
         return subprocess.Popen(
             args, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment(env)
         )
+
+
+@contextlib.contextmanager
+def feeding(argv: Sequence[str | Path], output: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Run a program that writes to `output` what it makes of what is written to the file that is given.
+
+    Raises ToolMissing, or ToolFailed with what the program said. It is ended where the block does not end
+    well.
+    """
+    args = [str(arg) for arg in argv]
+    full = [require(args[0]), *args[1:]]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(full, stdin=subprocess.PIPE, stdout=output, stderr=said, env=environment())
+        assert process.stdin is not None
+        taken = False
+        try:
+            with contextlib.suppress(BrokenPipeError):  # its status and last words say more
+                yield process.stdin
+                process.stdin.close()
+                taken = True
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        if status or not taken:
+            said.seek(0)
+            last = said.read().decode("utf-8", "replace").strip().splitlines()[-6:]
+            raise ToolFailed(
+                f"{args[0]} ended with status {status}: {' | '.join(last)}", found=" ".join(args)
+            )

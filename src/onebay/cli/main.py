@@ -31,6 +31,7 @@ VERBS = {
     "repair": "make a folded disk boot again after its table or content was damaged",
     "kit": "write what makes a disk boot to one small file",
     "verify": "check an image against itself or against a disk",
+    "export": "write a disk or an image as qcow2, VHD, VMDK, ... for virtual machines and clouds",
     "boot": "boot a disk in a virtual machine, without writing to it",
     "sample": "build the sample appliance",
     "demo": "the whole story on the sample appliance",

@@ -32,6 +32,7 @@ __all__ = [
     "kinds",
     "plan_add",
     "plan_convert",
+    "plan_fill",
     "plan_mend",
     "plan_remove",
     "probe",
@@ -61,6 +62,14 @@ def plan_add(table: Table, additions: Sequence[NewPartition]) -> list[Step]:
     if isinstance(table, GptTable):
         return gpt_write.plan_add(table, additions)
     return mbr_write.plan_add(as_mbr(table), additions)
+
+
+def plan_fill(table: Table) -> list[Step]:
+    """Return the steps that let the table cover a disk that became larger, and change no partition.
+
+    An MBR says nothing of the disk's size. Raises Refused where a GPT is too damaged to be written.
+    """
+    return gpt_write.plan_fill(table) if isinstance(table, GptTable) else []
 
 
 def plan_mend(table: Table) -> list[Step]:

@@ -66,6 +66,19 @@ def plan_grow(table: GptTable) -> list[Step]:
     return steps + plan_table(gpt, bytes(array), places_at_end(gpt, table), what) + plan_protective(gpt)
 
 
+def plan_fill(table: GptTable) -> list[Step]:
+    """Return the steps that move the backup to the disk's end and change no partition.
+
+    Raises Refused where the table is too damaged to be written or a partition stands in the way.
+    """
+    gpt = table.gpt
+    if is_settled(gpt):
+        return plan_protective(gpt)
+    table.refuse_writing()
+    what = "move the backup table to the end of the disk"
+    return plan_table(gpt, bytes(gpt.chosen.array), places_at_end(gpt, table), what) + plan_protective(gpt)
+
+
 def plan_add(table: GptTable, additions: Sequence[NewPartition]) -> list[Step]:
     """Return the steps that add partitions; what is to be in them must be in the plan before.
 
