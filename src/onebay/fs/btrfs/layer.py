@@ -37,6 +37,7 @@ class BtrfsFs(Layer):
 
     kind = "btrfs"
     growth = "the device item and the superblocks, in place"
+    shrinkage = "by a kernel, on a scratch copy of all used blocks; to 256 MiB at least"
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class ExtFs(Layer):
 
     kind = "ext"
     growth = "by resize2fs, on a scratch file with the metadata only"
+    shrinkage = "by resize2fs, on a scratch copy of all used blocks"
 
     def __init__(self, volume: Volume, superblock: SuperBlock, geometry: Geometry) -> None:
         self.below = (volume,)

@@ -46,6 +46,7 @@ class VolumeGroup(Layer):
 
     kind = "lvm"
     growth = "the physical volume, then the largest linear volume"
+    shrinkage = "the end of the largest linear volume, unless another one lies behind it; the physical volume"
 
     def __init__(self, group: Group, newest: Copy, present: tuple[Pv, ...], doubles: tuple[Pv, ...]) -> None:
         self.group, self.newest, self.doubles = group, newest, doubles

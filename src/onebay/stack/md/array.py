@@ -46,6 +46,7 @@ class MdArray(Layer):
 
     kind = "md"
     growth = "RAID1 of one member with metadata 1.x; 0.90 and all else keep their size"
+    shrinkage = "as it grows; 1.0 with a bitmap keeps its size"
 
     def __init__(self, blocks: Sequence[Superblock]) -> None:
         self.members = tuple(sorted(blocks, key=lambda sb: (sb.slot < 0, sb.slot, -sb.events)))

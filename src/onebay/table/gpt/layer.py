@@ -37,6 +37,7 @@ class GptTable(Table):
 
     kind = "gpt"
     growth = "the last data partition; the backup table moves to the end of the disk"
+    shrinkage = "the last data partition; the backup table moves to the new end"
 
     def __init__(self, gpt: Gpt, partitions: Sequence[Partition]) -> None:
         self.gpt = gpt

@@ -28,6 +28,7 @@ class MbrTable(Table):
 
     kind = "mbr"
     growth = "the last data partition, up to 2 TiB; `grow --table gpt` makes it a GPT"
+    shrinkage = "the last data partition, and the extended one around it"
 
     def __init__(
         self, volume: Volume, mbr: Mbr, ebrs: Sequence[Ebr], partitions: Sequence[Partition]
