@@ -18,7 +18,7 @@ def options(argv: list[str], name: str) -> list[str]:
 
 def argv(*drives: qemu.Drive, **changes: object) -> list[str]:
     machine = qemu.Machine(drives, **changes)  # type: ignore[arg-type]
-    return qemu.machine_argv(machine, serial=Path("/x/serial.log"), socket=Path("/x/s"))
+    return qemu.machine_argv(machine, serial=Path("/x/serial.log"), socket=Path("/x/s"), monitor=Path("/x/m"))
 
 
 def test_software_emulation_unless_proved() -> None:
@@ -32,6 +32,22 @@ def test_no_network_and_no_display() -> None:
     assert "-nodefaults" in line
     assert not {"-nic", "-net", "-netdev"} & set(line)
     assert options(line, "-display") == ["none"]
+
+
+def test_a_network_only_lets_forwarded_connections_in() -> None:
+    line = argv(forwards=((5001, 5000), (2222, 22)))
+    (net,) = options(line, "-netdev")
+    assert "restrict=on" in net
+    assert "hostfwd=tcp:127.0.0.1:5001-:5000" in net
+    assert "hostfwd=tcp:127.0.0.1:2222-:22" in net
+
+
+def test_flushes_reach_a_disk_that_is_kept() -> None:
+    assert "cache=unsafe" in options(argv(qemu.Drive(Path("/d"))), "-drive")[0]
+    assert "cache=writeback" in options(argv(qemu.Drive(Path("/d"), kept=True)), "-drive")[0]
+    alone = boot.drives(qemu.Drive(Path("/d")), None, boot.Setup(write=True))
+    two = boot.drives(qemu.Drive(Path("/d")), qemu.Drive(Path("/b")), boot.Setup(write=True))
+    assert [drive.kept for drive in (*alone, *two)] == [True, False, True]
 
 
 def test_serial_port_goes_to_log_and_socket() -> None:

@@ -1,4 +1,4 @@
-"""onebay boot: boot a disk in a virtual machine, without writing to it."""
+"""onebay boot: boot a disk in a virtual machine, without writing to it unless that is asked for."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import sys
 import termios
 import time
 import tty
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from onebay.base.error import ToolFailed
-from onebay.cli.options import PATH
+from onebay.block import open_disk
+from onebay.cli.options import PATH, confirm, yes_option
 from onebay.cli.progress import events_option, renderer
 from onebay.machine import boot as machine
 from onebay.machine.qemu import image_format
 from onebay.machine.worker import accel
+from onebay.ops.journal import refuse_pending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from onebay.machine.qemu import Bus, Running
 
 QUIT = b"\x1d"  # Ctrl-], as telnet and virsh have it
+MAX_PORT = 65535
 
 cache_option = click.option(
     "--cache",
@@ -37,6 +41,23 @@ cache_option = click.option(
     show_default=True,
     help="Folder for what is built once.",
 )
+
+
+def parse_forwards(
+    ctx: click.Context,  # noqa: ARG001
+    param: click.Parameter,  # noqa: ARG001
+    values: tuple[str, ...],
+) -> tuple[tuple[int, int], ...]:
+    """Return the ports of each HOSTPORT:GUESTPORT, both 1 to 65535."""
+    found = []
+    for value in values:
+        host, _, guest = value.partition(":")
+        if not all(
+            text.isascii() and text.isdigit() and 0 < int(text[:9]) <= MAX_PORT for text in (host, guest)
+        ):
+            raise click.BadParameter(f"{value!r} is no pair of ports; write for example 5001:5000")
+        found.append((int(host), int(guest)))
+    return tuple(found)
 
 
 @click.command()
@@ -53,6 +74,16 @@ cache_option = click.option(
 @click.option("--sector-size", type=click.Choice(["512", "4096"]), default="512", show_default=True)
 @click.option("--memory", type=int, default=1024, show_default=True, help="Memory of the machine in MiB.")
 @click.option("--log", type=PATH, help="Keep the serial log here (default with --expect: DISK.serial.log).")
+@click.option("--write", is_flag=True, help="Let the machine write to DISK itself (a raw image or a device).")
+@click.option(
+    "--forward",
+    "forwards",
+    metavar="HOSTPORT:GUESTPORT",
+    multiple=True,
+    callback=parse_forwards,
+    help="Let 127.0.0.1:HOSTPORT reach this TCP port of the machine; it still can call nobody.",
+)
+@yes_option
 @cache_option
 @events_option
 def command(
@@ -65,40 +96,56 @@ def command(
     sector_size: str,
     memory: int,
     log: Path | None,
+    write: bool,
+    forwards: tuple[tuple[int, int], ...],
+    yes: bool,
     cache: Path,
     events: bool,
 ) -> None:
-    """Boot DISK, an image file or a block device, and throw away whatever the machine writes."""
+    """Boot DISK, an image file or a block device, and throw away whatever the machine writes.
+
+    With --write the machine works on DISK itself, and is shut down at the end by its power button.
+    """
     for path in (disk, first):
         if path is not None:
             image_format(path)  # say that it is not there before anything is built
     report = renderer(events=events)
-    kind = accel(cache, report=report)
-    if expect is None:
-        setup = machine.Setup(firmware, bus, int(sector_size), memory, kind)
-        click.echo("Ctrl-] ends the machine", err=True)
-        with machine.booted(disk, boot=first, setup=setup, log=log) as guest:
-            console(guest)
-        return
-    result = machine.boot(
-        disk,
-        boot=first,
-        firmware=firmware,
-        bus=bus,
-        expect=expect,
-        timeout=timeout,
-        sector_size=int(sector_size),
-        memory_mb=memory,
-        accel=kind,
-        log=log or Path(f"{disk.name}.serial.log"),
-        report=report,
-    )
+    with kept(disk, int(sector_size), yes=yes) if write else contextlib.nullcontext():
+        kind = accel(cache, report=report)
+        setup = machine.Setup(firmware, bus, int(sector_size), memory, kind, write, forwards)
+        if expect is None:
+            click.echo(f"Ctrl-] {'presses the power button' if write else 'ends the machine'}", err=True)
+            with machine.booted(disk, boot=first, setup=setup, log=log) as guest:
+                console(guest, write=write)
+            return
+        path = log or Path(f"{disk.name}.serial.log")
+        result = machine.boot_setup(
+            disk, setup, boot=first, expect=expect, timeout=timeout, log=path, report=report
+        )
     line = next(line for line in result.output.splitlines() if expect in line)
     click.echo(f"{line.strip()}\nafter {result.seconds:.0f} s under {kind}; serial log: {result.log}")
 
 
-def console(guest: Running) -> None:
-    """Join the terminal with the machine's serial port until the machine is off or the user types Ctrl-]."""
+@contextlib.contextmanager
+def kept(disk: Path, sector_size: int, *, yes: bool) -> Iterator[None]:
+    """Hold the disk that the machine writes to, so that no program of ours does meanwhile.
+
+    Raises Refused where it is in use, not confirmed, or left in the middle of a change of ours.
+    """
+    with closing(open_disk(disk, writable=True, sector_size=sector_size)) as volume:
+        refuse_pending(volume)
+        confirm(volume, "let a machine write to", yes=yes)
+        try:
+            yield
+        finally:
+            volume.settle()
+
+
+def console(guest: Running, *, write: bool) -> None:
+    """Join the terminal with the machine's serial port until the machine is off or the user types Ctrl-].
+
+    Where the machine may `write`, the first Ctrl-] presses its power button, and only the second ends it.
+    """
     while not guest.socket.exists():
         if guest.ended() or guest.seconds() > 10:
             raise ToolFailed(f"qemu did not start: {guest.messages.read_text('utf-8', 'replace').strip()}")
@@ -110,12 +157,21 @@ def console(guest: Running) -> None:
             if port.fileno() in ready:
                 data = port.recv(65536)
                 if not data:
+                    guest.off(5)
+                    guest.refuse_failure()
                     return
                 sys.stdout.buffer.write(data)
                 sys.stdout.buffer.flush()
             for number in keyboard:
                 if number in ready:
                     typed = os.read(number, 1024)
+                    if write and QUIT in typed:
+                        click.echo(
+                            "\r\nthe power button is pressed; Ctrl-] again ends the machine\r", err=True
+                        )
+                        guest.power_button()
+                        write = False
+                        continue
                     if QUIT in typed or not typed:
                         return
                     port.sendall(typed)

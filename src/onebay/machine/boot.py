@@ -1,8 +1,9 @@
 """Boot a finished disk in a virtual machine and wait for what its system says on the serial console.
 
-The disk is never written: QEMU works on an overlay that is thrown away. Firmware is SeaBIOS, or OVMF with its
-own fresh copy of the variables, so what boots is what a machine would find that never saw the disk before.
-There is no network. Not supported: sectors of 4096 bytes under SeaBIOS (it cannot read them) and on sata.
+The disk is never written, unless the caller says so: QEMU works on an overlay that is thrown away. Firmware
+is SeaBIOS, or OVMF with its own fresh copy of the variables, so what boots is what a machine would find that
+never saw the disk before. There is no network, or one that only lets forwarded connections in. Not supported:
+sectors of 4096 bytes under SeaBIOS (it cannot read them) and on sata.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onebay.base import tool
-from onebay.base.error import ToolFailed, ToolMissing, Unsupported
+from onebay.base.error import NOTHING_WRITTEN, ToolFailed, ToolMissing, Unsupported
 from onebay.base.event import Began, Ended, silent
 from onebay.machine import qemu
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 Firmware = Literal["bios", "uefi"]
 OVMF = Path("/usr/share/OVMF")
+
+SHUTDOWN_SECONDS = 300  # what a system may take after the power button; minutes where it is emulated
+WRITTEN = "the machine may have written to the disk"
 
 # Whoever says this has given up, and so may we: it saves the rest of the time-out.
 DEAD_ENDS = (
@@ -51,13 +55,19 @@ class BootResult:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How to boot: what `boot` and `booted` have in common."""
+    """How to boot: what `boot` and `booted` have in common.
+
+    With `write` the machine works on the disk itself, a raw image or a block device that the caller holds for
+    it, and not on an overlay; the boot disk is never written. `forwards` are those of `qemu.Machine`.
+    """
 
     firmware: Firmware = "bios"
     bus: qemu.Bus = "virtio"
     sector_size: int = 512
     memory_mb: int = 1024
     accel: qemu.Accel = "tcg"
+    write: bool = False
+    forwards: tuple[tuple[int, int], ...] = ()
 
 
 def overlay(disk: Path, target: Path) -> qemu.Drive:
@@ -87,7 +97,8 @@ def drives(disk: qemu.Drive, boot: qemu.Drive | None, setup: Setup) -> tuple[qem
             "BIOS reads only sectors of 512 bytes", found=setup.sector_size, hint="boot with uefi"
         )
     index = 1 if boot is None else None
-    data = qemu.Drive(disk.path, disk.format, setup.bus, setup.sector_size, boot_index=index)
+    place = (disk.path, disk.format, setup.bus, setup.sector_size)
+    data = qemu.Drive(*place, boot_index=index, kept=setup.write)
     if boot is None:
         return (data,)
     return (qemu.Drive(boot.path, boot.format, setup.bus, boot_index=1), data)
@@ -99,11 +110,13 @@ def booted(disk: Path, *, boot: Path | None, setup: Setup, log: Path | None) -> 
     with tempfile.TemporaryDirectory(prefix="onebay-") as name:
         scratch = Path(name)
         first = overlay(boot, scratch / "boot.qcow2") if boot else None
+        own = qemu.Drive(disk) if setup.write else overlay(disk, scratch / "disk.qcow2")
         machine = qemu.Machine(
-            drives(overlay(disk, scratch / "disk.qcow2"), first, setup),
+            drives(own, first, setup),
             accel=setup.accel,
             memory_mb=setup.memory_mb,
             firmware=firmware_files(scratch) if setup.firmware == "uefi" else None,
+            forwards=setup.forwards,
         )
         with qemu.running(machine, scratch=scratch, serial=log or scratch / "serial.log") as guest:
             yield guest
@@ -123,17 +136,34 @@ def boot(
     accel: qemu.Accel = "tcg",
     report: Report = silent,
 ) -> BootResult:
+    """Boot an overlay of `disk`: see `boot_setup`."""
+    setup = Setup(firmware, bus, sector_size, memory_mb, accel)
+    return boot_setup(disk, setup, boot=boot, expect=expect, timeout=timeout, log=log, report=report)
+
+
+def boot_setup(
+    disk: Path,
+    setup: Setup,
+    *,
+    log: Path,
+    boot: Path | None = None,
+    expect: str | None = None,
+    timeout: float = 600,
+    report: Report = silent,
+) -> BootResult:
     """Boot `disk`, starting from the disk `boot` where given, and wait for `expect` on its serial console.
 
     Without `expect` it waits until the machine turns itself off or time is over, and neither is a failure.
-    Raises ToolFailed with the last serial lines where the text does not come within `timeout` seconds.
+    A machine that writes to the disk is shut down at the end. Raises ToolFailed with the last serial lines
+    where the text does not come within `timeout` seconds, or the machine does not shut down.
     """
-    setup = Setup(firmware, bus, sector_size, memory_mb, accel)
-    report(Began("boot", f"{disk.name} under {firmware} as {bus}"))
+    report(Began("boot", f"{disk.name} under {setup.firmware} as {setup.bus}"))
     with booted(disk, boot=boot, setup=setup, log=log) as guest:
         found = guest.wait(expect, timeout, DEAD_ENDS)
-        result = BootResult(found, guest.seconds(), log, guest.output(), accel)
+        result = BootResult(found, guest.seconds(), log, guest.output(), setup.accel)
         off = guest.ended()
+        if setup.write and not dead_end(result.output):
+            shut_down(guest, disk)
     report(Ended("boot", result.seconds, expect if found and expect else ""))
     if expect is not None and not found:
         why = "the machine went off" if off else dead_end(result.output) or f"{timeout:.0f} s are over"
@@ -142,8 +172,20 @@ def boot(
             f"{expect!r} did not come ({why}): {last}",
             volume=str(disk),
             hint=f"the whole serial log: {log}",
+            state=WRITTEN if setup.write else NOTHING_WRITTEN,
         )
     return result
+
+
+def shut_down(guest: qemu.Running, disk: Path) -> None:
+    """Press the power button and wait until the machine is off; raises ToolFailed where it goes on."""
+    guest.power_button()
+    if not guest.off(SHUTDOWN_SECONDS):
+        raise ToolFailed(
+            f"the machine did not shut down within {SHUTDOWN_SECONDS} s and was ended",
+            volume=str(disk),
+            state="the disk is as after a power cut",
+        )
 
 
 def dead_end(output: str) -> str:

@@ -1,11 +1,13 @@
 """QEMU: the command line of a virtual machine as a value, and a running one as an object.
 
 The accelerator is software (TCG) unless a probe has proved KVM: see accel.py. Every machine is a q35 with one
-serial port, which goes to a log file and to a socket.
+serial port, which goes to a log file and to a socket, and a monitor (QMP) at another socket.
 """
 
 from __future__ import annotations
 
+import json
+import socket as sockets
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,10 @@ MAGIC = ((b"QFI\xfb", "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx"), (b"con
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A disk of a virtual machine; a smaller `boot_index` is tried earlier, None is never booted from."""
+    """A disk of a virtual machine; a smaller `boot_index` is tried earlier, None is never booted from.
+
+    Of a disk that is `kept`, a flush of the guest reaches the medium.
+    """
 
     path: Path
     format: str = "raw"
@@ -36,6 +41,7 @@ class Drive:
     sector_size: int = 512
     readonly: bool = False
     boot_index: int | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Machine:
 
     `firmware` are the OVMF code and variables for UEFI, None for SeaBIOS; `share` is a folder given to the
     guest over 9p under the tag "share"; `kernel` and `initrd` bypass the firmware's choice of a disk.
+    `forwards` are pairs of a TCP port on the host's loopback and one of the guest; without any there is no
+    network, and with some the guest can still call nobody.
     """
 
     drives: tuple[Drive, ...]
@@ -55,6 +63,7 @@ class Machine:
     initrd: Path | None = None
     cmdline: str = ""
     share: Path | None = None
+    forwards: tuple[tuple[int, int], ...] = ()
 
 
 def image_format(path: Path) -> str:
@@ -86,19 +95,29 @@ def drive_argv(drive: Drive, number: int) -> list[str]:
         "usb": "usb-storage",
     }[drive.bus]
     index = "" if drive.boot_index is None else f",bootindex={drive.boot_index}"
-    options = f"if=none,id=d{number},file={comma(drive.path)},format={drive.format},cache=unsafe"
+    options = f"if=none,id=d{number},file={comma(drive.path)},format={drive.format}"
+    options += ",cache=writeback" if drive.kept else ",cache=unsafe"
     options += ",readonly=on" if drive.readonly else ",discard=unmap,detect-zeroes=unmap"
     return ["-drive", options, "-device", f"{device},drive=d{number},serial=onebay{number}{sectors}{index}"]
 
 
-def machine_argv(machine: Machine, *, serial: Path, socket: Path) -> list[str]:
+def network_argv(forwards: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the options for a network that only lets forwarded connections in."""
+    if not forwards:
+        return []
+    rules = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in forwards)
+    # without its ROM the card offers the firmware nothing to boot from
+    return ["-netdev", f"user,id=n0,restrict=on{rules}", "-device", "virtio-net-pci,netdev=n0,romfile="]
+
+
+def machine_argv(machine: Machine, *, serial: Path, socket: Path, monitor: Path) -> list[str]:
     """Return the whole command; the serial port is logged to `serial` and offered at `socket`."""
     argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-machine", "q35,graphics=off", "-m", str(machine.memory_mb), "-smp", str(machine.cpus)]
     kvm = machine.accel == "kvm"
     argv += ["-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "max"]
     argv += ["-chardev", f"socket,id=s0,path={comma(socket)},server=on,wait=off,logfile={comma(serial)}"]
-    argv += ["-serial", "chardev:s0"]
+    argv += ["-serial", "chardev:s0", "-qmp", f"unix:{comma(monitor)},server=on,wait=off"]
     if machine.firmware:
         code, variables = machine.firmware
         argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={comma(code)}"]
@@ -110,7 +129,7 @@ def machine_argv(machine: Machine, *, serial: Path, socket: Path) -> list[str]:
     if machine.share:
         options = "mount_tag=share,security_model=none,multidevs=remap"
         argv += ["-virtfs", f"local,path={comma(machine.share)},{options}"]
-    argv += ["-device", "virtio-rng-pci"]
+    argv += ["-device", "virtio-rng-pci", *network_argv(machine.forwards)]
     if any(drive.bus == "usb" for drive in machine.drives):
         argv += ["-device", "qemu-xhci"]
     for number, drive in enumerate(machine.drives):
@@ -121,11 +140,11 @@ def machine_argv(machine: Machine, *, serial: Path, socket: Path) -> list[str]:
 class Running:
     """A virtual machine that runs."""
 
-    def __init__(self, process: Popen[bytes], serial: Path, socket: Path, messages: Path) -> None:
+    def __init__(self, process: Popen[bytes], serial: Path, scratch: Path) -> None:
         self.process = process
         self.serial = serial
-        self.socket = socket
-        self.messages = messages
+        self.socket, self.monitor = scratch / "serial.sock", scratch / "monitor.sock"
+        self.messages = scratch / "qemu.txt"
         self.began = time.monotonic()
 
     def output(self) -> str:
@@ -152,19 +171,49 @@ class Running:
             if any(end in output for end in dead_ends):
                 return False
             time.sleep(0.1)
-        if over and self.process.returncode:
+        if over:
+            self.refuse_failure()
+        return text is not None and text in self.output()
+
+    def off(self, timeout: float) -> bool:
+        """Wait `timeout` seconds at most for the machine to be off; returns whether it is."""
+        deadline = time.monotonic() + timeout
+        while not self.ended() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.ended()
+
+    def refuse_failure(self) -> None:
+        """Raise ToolFailed where QEMU has ended and not by itself."""
+        if self.ended() and self.process.returncode:
             last = self.messages.read_text("utf-8", "replace").strip().splitlines()[-4:]
             raise ToolFailed(f"qemu ended with status {self.process.returncode}: {' | '.join(last)}")
-        return text is not None and text in self.output()
+
+    def power_button(self) -> None:
+        """Press the power button once; a system that listens to it shuts down. Nothing where it is off.
+
+        Raises ToolFailed where QEMU does not answer within 10 s (docs/interop/qmp-spec.rst of QEMU).
+        """
+        if self.ended():
+            return
+        try:
+            with sockets.socket(sockets.AF_UNIX) as port:
+                port.settimeout(10)
+                port.connect(str(self.monitor))
+                with port.makefile("rwb") as talk:
+                    talk.readline()  # the greeting
+                    for command in ("qmp_capabilities", "system_powerdown"):
+                        talk.write(json.dumps({"execute": command}).encode() + b"\n")
+                        talk.flush()
+                        talk.readline()
+        except OSError as error:
+            if not self.ended():
+                raise ToolFailed(f"qemu does not answer: {error}") from error
 
     def stop(self) -> None:
         """End the machine, which is our own child; nothing else is touched."""
         if not self.ended():
             self.process.terminate()
-            deadline = time.monotonic() + 5
-            while not self.ended() and time.monotonic() < deadline:
-                time.sleep(0.02)
-            if not self.ended():
+            if not self.off(5):
                 self.process.kill()
         self.process.wait()
 
@@ -172,10 +221,10 @@ class Running:
 @contextmanager
 def running(machine: Machine, *, scratch: Path, serial: Path) -> Iterator[Running]:
     """Run a machine inside a `with` block; sockets and QEMU's own messages go to `scratch`."""
-    socket, messages = scratch / "serial.sock", scratch / "qemu.txt"
+    socket, monitor = scratch / "serial.sock", scratch / "monitor.sock"
     serial.unlink(missing_ok=True)
-    process = tool.spawn(machine_argv(machine, serial=serial, socket=socket), log=messages)
-    guest = Running(process, serial, socket, messages)
+    argv = machine_argv(machine, serial=serial, socket=socket, monitor=monitor)
+    guest = Running(tool.spawn(argv, log=scratch / "qemu.txt"), serial, scratch)
     try:
         yield guest
     finally:
