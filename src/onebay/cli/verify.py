@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import Unsupported
-from onebay.block import open_disk
-from onebay.cli.options import PATH, json_option
+from onebay.cli.options import PATH, json_option, reading_options
 from onebay.cli.progress import answer, events_option, human, renderer
 from onebay.image import Image, Stream
+from onebay.ops.disk import open_any
 from onebay.ops.restore import open_image
 from onebay.ops.verify import verify_against
 from onebay.source import open_source
@@ -20,14 +20,21 @@ from onebay.source import open_source
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from onebay.block import Reading
+    from onebay.ops.verify import Compared
+
 
 @click.command()
 @click.argument("image")
 @click.option("--against", type=PATH, metavar="DISK", help="Compare this disk with the image.")
 @json_option
 @events_option
-def command(image: str, against: Path | None, as_json: bool, events: bool) -> None:
-    """Check every byte of IMAGE (a file or an http(s) URL), or that a disk holds what IMAGE says."""
+@reading_options
+def command(image: str, against: Path | None, as_json: bool, events: bool, reading: Reading) -> None:
+    """Check every byte of IMAGE (a file or an http(s) URL), or that a disk holds what IMAGE says.
+
+    A disk that has grown since it was restored is equal where all data are; what growing wrote is named.
+    """
     report = renderer(events=events)
     with closing(open_source(image)) as source:
         opened = open_image(source)
@@ -36,11 +43,25 @@ def command(image: str, against: Path | None, as_json: bool, events: bool) -> No
         assert isinstance(opened, Image)
         if against is None:
             digest = opened.verify(report=report)
-            result = {"image": image, "root": digest, "disk_size": opened.disk_size}
+            result: dict[str, object] = {"image": image, "root": digest, "disk_size": opened.disk_size}
             plain = f"{image}: whole, root digest {digest}"
         else:
-            with closing(open_disk(against, sector_size=opened.manifest.sector_size)) as disk:
-                size = verify_against(opened, disk, report=report)
-            result = {"image": image, "against": str(against), "equal": size}
-            plain = f"{against}: equal to {image} in all {human(size)} that matter"
+            sector_size = opened.manifest.sector_size
+            with closing(open_any(against, reading, sector_size=sector_size, report=report)) as disk:
+                found = verify_against(opened, disk, report=report)
+            explained = [{"why": why, "size": size} for why, size in found.explained.items()]
+            result = {"image": image, "against": str(against), "equal": found.equal, "explained": explained}
+            plain = "\n".join(lines(image, against, found))
     answer(json.dumps(result, indent=2) if as_json else plain)
+
+
+def lines(image: str, against: Path, found: Compared) -> list[str]:
+    """Return what was found, for people."""
+    if not found.explained:
+        return [f"{against}: equal to {image} in all {human(found.equal)} that matter"]
+    total = human(sum(found.explained.values()))
+    return [
+        f"{against}: all data are equal to {image}, {human(found.equal)}; "
+        f"{total} of metadata differ because the disk has grown:",
+        *(f"  {why} ({human(size)})" for why, size in sorted(found.explained.items())),
+    ]
