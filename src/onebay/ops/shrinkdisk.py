@@ -132,10 +132,10 @@ def assemble(plan: ShrinkPlan, scratch: FileVolume | None) -> Shrunk:
     route, cut = plan.route, plan.cut
     if plan.same and scratch is None:
         return Shrunk(route.disk, route.tree, plan)
-    whole = route.part is not None and cut.end < route.part.end
+    shorter = route.part is not None and cut.end < route.part.end
     # with a shorter partition, what stood behind its new end is old data of its file system
     base = Concat(
-        route.disk.name, base_parts(route, cut.end if whole else cut.size, scratch), route.disk.sector_size
+        route.disk.name, base_parts(route, cut.end if shorter else cut.size, scratch), route.disk.sector_size
     )
     disk = Overlay(base, size=cut.size, name=route.disk.name)
     sizes = {id(volume): size for volume, size in zip(route.volumes, cut.sizes, strict=True)}

@@ -60,13 +60,28 @@ def write_file(made: Shrunk, path: Path, *, report: Report = silent) -> int:
                     done += end - start
                     report(Moved(OP, done))
                 out.flush()
-            os.link(part, path)  # unlike a renaming, it never replaces what came there meanwhile
-        except FileExistsError as error:
-            raise Refused("exists already", volume=str(path)) from error
+            name_it(part, path)
         finally:
             part.unlink(missing_ok=True)
     report(Ended(OP, 0.0, f"{written} bytes written"))
     return written
+
+
+def name_it(part: Path, path: Path) -> None:
+    """Give the whole file its name, durably; raises Refused where something has it meanwhile."""
+    try:
+        os.link(part, path)  # unlike a renaming, it never replaces anything
+    except FileExistsError as error:
+        raise Refused("exists already", volume=str(path)) from error
+    except OSError as error:  # a file system without hard links
+        if path.exists():
+            raise Refused("exists already", volume=str(path)) from error
+        part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def identity(image: Image, size: int) -> bytes:
@@ -93,7 +108,11 @@ def restore_smaller(
         resumed = target.begin()
         for start, end in pieces(made, keep):
             data = made.disk.read(start, end - start)
-            written += target.put(start, data, known_zero=disk.fresh and not resumed)
+            clean = disk.fresh and not resumed
+            if data.count(0) < len(data):
+                written += target.put(start, data, known_zero=clean)
+            else:
+                target.zero(start, end, known_zero=clean)
             done += end - start
             report(Moved(OP, done))
         if verify:
