@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "linux-image-amd64 kmod busybox-static systemd systemd-sysv udev dbus openssh-server samba mdadm lvm2 "
-    "btrfs-progs e2fsprogs attr iproute2 less nano"
+    "btrfs-progs e2fsprogs fdisk attr iproute2 less nano"
 )
 # the buses a disk may sit on, the arrays and the root; the data volume's modules come from the root
 MODULES = (
@@ -39,6 +39,8 @@ MODULES = (
 )
 PROGRAMS = "mdadm"
 SYSTEM_SCRIPTS = ("nas-init.sh", "nas-setup.sh")
+# script -> program of the appliance
+COMMANDS = {"manifest.sh": "onebay-manifest", "nas-storage.sh": "nas-storage", "nas-page.sh": "nas-page"}
 DISK_SCRIPTS = ("disk.sh", "content.py")
 
 
@@ -81,7 +83,7 @@ def system(cache: Path, *, report: Report = silent) -> System:
     """Return the appliance's system, built into `cache` where it is not there yet."""
     sources = debian.host_sources()
     scripts = {name: script(name) for name in SYSTEM_SCRIPTS} | {"initramfs.sh": resource("initramfs.sh")}
-    scripts["manifest.sh"] = script("manifest.sh")
+    scripts |= {name: script(name) for name in COMMANDS}
     recipe = {
         "sources": repr(sources),
         "packages": PACKAGES,
@@ -97,7 +99,7 @@ def system(cache: Path, *, report: Report = silent) -> System:
         for name, text in scripts.items():
             (folder / name).write_text(text, "utf-8")
         hooks = [
-            f"upload {folder}/manifest.sh /usr/local/sbin/onebay-manifest",
+            *(f"upload {folder}/{name} /usr/local/sbin/{program}" for name, program in COMMANDS.items()),
             f"upload {folder}/nas-setup.sh /tmp/nas-setup.sh",
             'chroot "$1" sh /tmp/nas-setup.sh',
             'rm "$1/tmp/nas-setup.sh"',

@@ -46,9 +46,19 @@ ExecStart=/sbin/vgchange --activate y --quiet
 [Install]
 WantedBy=sysinit.target
 END
-chmod 755 /usr/local/sbin/onebay-manifest
-mkdir -p /volume1
-systemctl enable --quiet onebay-manifest.service nas-volumes.service systemd-networkd.service ssh.service smbd.service
+cat > /etc/systemd/system/nas-page.service << 'END'
+[Unit]
+Description=The storage manager's page
+[Service]
+ExecStart=/bin/busybox httpd -f -p 5000 -h /usr/local/share/nas-page
+[Install]
+WantedBy=multi-user.target
+END
+mkdir -p /volume1 /usr/local/share/nas-page/cgi-bin
+mv /usr/local/sbin/nas-page /usr/local/share/nas-page/cgi-bin/index.cgi
+chmod 755 /usr/local/sbin/onebay-manifest /usr/local/sbin/nas-storage /usr/local/share/nas-page/cgi-bin/index.cgi
+systemctl enable --quiet onebay-manifest.service nas-volumes.service nas-page.service systemd-networkd.service \
+    ssh.service smbd.service
 systemctl disable --quiet systemd-networkd-wait-online.service
 systemctl mask --quiet samba-ad-dc.service nmbd.service mdmonitor.service lvm2-monitor.service \
     apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service e2scrub_all.timer dpkg-db-backup.timer \
