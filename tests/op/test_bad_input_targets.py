@@ -87,6 +87,8 @@ def refused_everywhere(device: Path, sound: Path, folder: Path, match: str) -> N
     for boot, data in ((sound / "disk.img", device), (device, sound / "disk.img")):
         fails(3, "fold", "--boot", boot, "--data", data, "--output", folder / "x.img", match=match)
     fails(3, "capture", device, folder / "x.raw.zst", match=match)
+    fails(3, "kit", device, folder / "x.kit", match=match)
+    assert not (folder / "x.kit").exists()
     assert not [*folder.glob("*x.raw.zst*"), *folder.glob("x.img")]
     with device.open("rb") as disk:
         assert disk.read(100) == before
@@ -270,6 +272,27 @@ def test_no_space_for_a_fold(tmp_path: Path) -> None:
         assert not list(small.iterdir())
         assert data.stat().st_mtime_ns == before.st_mtime_ns
         assert data.stat().st_size == before.st_size
+
+
+def test_a_fold_that_is_cut_leaves_nothing_under_its_name(tmp_path: Path) -> None:
+    """Killed while it copies: a hidden file stays; the same command makes the whole one beside it."""
+    boot = foldkit.boot_disk(tmp_path, foldkit.files())
+    data = foldkit.data_disk(tmp_path, "v8-mbr")
+    out = tmp_path / "out" / "folded.img"
+    out.parent.mkdir()
+    argv = ("fold", "--boot", str(boot), "--data", str(data), "--output", str(out))
+    with subprocess.Popen([*ONEBAY, *argv], stderr=subprocess.DEVNULL) as process:
+        while not (made := list(out.parent.iterdir())):
+            assert process.poll() is None, "it ended before it began"
+            time.sleep(0.002)
+        process.kill()
+    assert [path.name for path in made] != [out.name]
+    assert not out.exists()
+    onebay(*argv)
+    left = [path.name for path in out.parent.iterdir() if path != out]
+    assert all(name.startswith(".folded.img.") and name.endswith(".part") for name in left)
+    assert len(left) == 1
+    fails(3, *argv, match="exists already")
 
 
 def test_file_larger_than_files_can_be(sound: Path, tmp_path: Path) -> None:

@@ -10,17 +10,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from badkit import onebay
+from badkit import fails, onebay
 
 from onebay.base.error import Refused
 from onebay.base.step import Write, apply
 from onebay.block import FileVolume, create_disk, open_disk
+from onebay.cli.main import group
 from onebay.fs.btrfs.csum import sealed
 from onebay.fs.btrfs.record import SUPER, SUPER_PLACES
 from onebay.ops.foldlayout import data_table
 from onebay.ops.grow import grow, has_room, plan_grow
-from onebay.ops.journal import MAX_BODY, Journal
-from onebay.ops.kit import make_kit
+from onebay.ops.journal import MAX_BODY, ROOM, Journal
+from onebay.ops.journalmark import find_mark
+from onebay.ops.kit import make_kit, tail_room
 from onebay.ops.run import Plan, execute
 from onebay.stack.md import MdArray
 from onebay.tree import discover
@@ -215,6 +217,91 @@ def test_completing_an_interrupted_change_is_told(tmp_path: Path) -> None:
     Journal(disk).commit([Write(disk, 5 * MIB, disk.read(5 * MIB, 512), "critical: the same again")])
     disk.close()
     assert "the interrupted change is completed; the disk is full" in onebay("grow", path).stdout
+    assert onebay("grow", path, "--json").document["completed"] is False
+    commit(path)
+    done = onebay("grow", path, "--json").document
+    assert (done["completed"], done["steps"]) == (True, [])
+
+
+def commit(path: Path) -> None:
+    """Leave a journal that waits, of a change that changes nothing."""
+    disk = open_disk(path, writable=True)
+    Journal(disk).commit([Write(disk, 5 * MIB, disk.read(5 * MIB, 512), "critical: the same again")])
+    disk.close()
+
+
+def test_a_half_changed_disk_is_shown_and_has_no_kit(tmp_path: Path) -> None:
+    path, kit = tmp_path / "disk.img", tmp_path / "kit"
+    make(path, golden("v12"))
+    os.truncate(path, 64 * MIB)
+    disk = open_disk(path, writable=True)
+    disk.write(0, b"boot code")
+    disk.close()
+
+    def waits() -> list[str]:
+        found = onebay("inspect", path, "--json").document["findings"]
+        return [f["severity"] for f in found if f["kind"] == "interrupted-change"]
+
+    assert not waits()
+    commit(path)
+    assert waits() == ["damage"]
+    fails(3, "kit", path, kit, match="must be completed first", state="^nothing was written")
+    assert not kit.exists()
+    onebay("grow", path)
+    assert not waits()
+    onebay("kit", path, kit)
+
+
+def test_forgetting_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    make(path, golden("v12"))
+    os.truncate(path, 64 * MIB)
+    assert "no change was interrupted" in onebay("grow", path, "--drop-journal").stdout
+    commit(path)
+    disk = FileVolume(path, writable=True)
+    found = find_mark(disk)
+    assert found is not None
+    disk.write(found[1].head_at, bytes(512))
+    disk.close()
+    fails(3, "grow", path, match="its journal is gone")
+    fails(3, "grow", path, "--dry-run", match="its journal is gone")
+    assert "forgotten" in onebay("grow", path, "--drop-journal").stdout
+    assert "grown" in onebay("grow", path).stdout
+
+
+def test_a_file_is_made_only_where_it_will_be_used(tmp_path: Path) -> None:
+    """Its name is in the mark as it is found from anywhere; one too many is refused and not made."""
+    path, store, other = tmp_path / "disk.img", tmp_path / "journal", tmp_path / "other"
+    make(path, golden("v12"))
+    os.truncate(path, 64 * MIB)
+    onebay("grow", path, "--journal", store)
+    disk = open_disk(path, writable=True)
+    held = open_disk(store, writable=True)
+    Journal(disk, held).commit([Write(disk, 5 * MIB, disk.read(5 * MIB, 512), "critical: the same again")])
+    disk.close()
+    held.close()
+    fails(3, "grow", path, match=f"its journal is in a file: found {store}")
+    fails(3, "grow", path, "--journal", other, match="its journal is in a file")
+    assert not other.exists()
+    assert "completed" in onebay("grow", path, "--journal", store).stdout
+
+
+def test_verbs_in_one_process_do_not_lock_each_other_out(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    make(path, golden("v12"))
+    os.truncate(path, 64 * MIB)
+    before = set(Path("/proc/self/fd").iterdir())
+    for argv in (
+        ["grow", str(path), "--dry-run"],
+        ["inspect", str(path)],
+        ["capture", str(path), str(tmp_path / "a.raw.zst")],
+        ["grow", str(path)],
+        ["grow", str(path), "--journal", str(tmp_path / "journal")],
+        ["restore", str(tmp_path / "a.raw.zst"), str(path), "--yes"],
+        ["grow", str(path), "--journal", str(tmp_path / "journal")],
+    ):
+        group.main(argv, standalone_mode=False)
+    assert len(set(Path("/proc/self/fd").iterdir()) - before) <= 1  # that of looking
 
 
 def test_a_plan_that_no_journal_holds_is_refused_before_it_starts(tmp_path: Path) -> None:
@@ -240,3 +327,31 @@ def test_the_journal_keeps_off_the_boot_kit(tmp_path: Path, member: bytes) -> No
     disk.write(journal.head_at - MIB, kit.getvalue())
     with pytest.raises(Refused, match="no free space for the journal"):
         has_room(Plan("grow", disk, few), journal)
+    disk.close()
+
+
+def test_a_large_body_keeps_off_the_boot_kit_too(tmp_path: Path, member: bytes) -> None:
+    """What kits leave free is what a body is promised; a larger one is refused where it meets a kit."""
+    path = tmp_path / "disk.img"
+    make(path, member)
+    os.truncate(path, 256 * MIB)
+    disk = open_disk(path, writable=True)
+    disk.write(0, b"boot code")
+    kit = io.BytesIO()
+    make_kit(discover([disk]), kit)
+    disk.close()
+    tool("sgdisk", "-e", path)
+    disk = open_disk(path, writable=True)
+    table = data_table(discover([disk]))
+    journal = Journal(disk)
+    room = tail_room(disk, table)
+    assert room.end == journal.room(ROOM).start
+    large = [Write(disk, 5 * MIB, bytes(ROOM // 2 + MIB), "critical: more than a kit leaves")]
+    fits = [Write(disk, 5 * MIB, bytes(ROOM // 2 - MIB), "critical: less")]
+    assert has_room(Plan("grow", disk, large), journal)
+    disk.write(room.end - MIB, kit.getvalue())
+    assert len(kit.getvalue()) <= MIB
+    assert has_room(Plan("grow", disk, fits), journal)
+    with pytest.raises(Refused, match="no free space for the journal"):
+        has_room(Plan("grow", disk, large), journal)
+    disk.close()
