@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
@@ -14,7 +15,7 @@ import pytest
 from onebay.base.error import Refused
 from onebay.base.extent import ExtentSet
 from onebay.base.step import Write
-from onebay.block import Overlay, Volume
+from onebay.block import FileVolume, Overlay, Volume
 from onebay.ops.grow import grow, has_room, plan_grow
 from onebay.ops.journal import FILE_SIZE, MIB, Journal, refuse_pending
 from onebay.ops.journalmark import MAGIC, MARK, PLACES, Mark, find_mark, free_place, pack_mark, places
@@ -197,6 +198,22 @@ def test_the_mark_stands_where_nobody_writes(ext_sample: Sample) -> None:
     with pytest.raises(Refused, match="no free sector before the first partition"):
         has_room(plan, store)
     assert has_room(plan, Journal(disk))
+
+
+def test_beside_a_bios_boot_partition(tmp_path: Path) -> None:
+    """That a conversion to GPT makes in the gap: the mark is found as before, off the partition."""
+    path = tmp_path / "disk.img"
+    with path.open("xb") as file:
+        file.truncate(8 * MIB)
+    subprocess.run(
+        ["/usr/sbin/sfdisk", "-q", path],
+        input=b"label: gpt\nfirst-lba: 34\nstart=40, size=2003, type=21686148-6449-6E6F-744E-656564454649\n"
+        b"start=2048\n",
+        check=True,
+    )
+    disk = FileVolume(path)
+    assert places(disk) == [sector * 512 for sector in (2047, 2046, 2045, 2044, 2043, 39, 38, 37, 36, 35, 34)]
+    disk.close()
 
 
 def partitions(sample: Sample) -> list[dict[str, int]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from onebay.base.error import Error
 from onebay.base.record import Layout
 from onebay.table import Table, probe
+from onebay.table.kinds import BIOS_BOOT
 from onebay.tree import discover
 
 if TYPE_CHECKING:
@@ -66,14 +67,29 @@ def places(disk: Volume) -> list[int]:
         return []
     sector = disk.sector_size
     if isinstance(found, Table):
-        first = min((part.start for part in found.partitions), default=0)
-        taken = found.metadata()
-        starts = range(first - sector, max(0, first - (PLACES + 1) * sector), -sector)
-        return [at for at in starts if not taken.overlaps(at, at + sector)]
+        return before_first(found, sector)
     if found is None and sector == MARK.size < disk.size:
         layer = discover([disk]).on(disk)
         return [sector] if layer is not None and layer.kind in BOOT_BLOCK else []
     return []
+
+
+def before_first(table: Table, sector: int) -> list[int]:
+    """Return the last sectors before the first partition, and before the first that is no BIOS boot one.
+
+    A conversion to GPT makes such a partition in the gap, between the mark and the end of the change.
+    """
+    free = table.outside() - table.metadata()
+    firsts = {
+        min((part.start for part in parts), default=0)
+        for parts in (table.partitions, [part for part in table.partitions if part.type != BIOS_BOOT])
+    }
+    return [
+        at
+        for first in sorted(firsts, reverse=True)
+        for at in range(first - sector, max(0, first - (PLACES + 1) * sector), -sector)
+        if free.covers(at, at + sector)
+    ]
 
 
 def free_place(disk: Volume, taken: ExtentSet) -> int | None:
