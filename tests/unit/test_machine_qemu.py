@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,20 +92,18 @@ def test_firmware_code_is_read_only() -> None:
     assert "readonly=on" not in variables
 
 
-@pytest.mark.parametrize(
-    ("head", "kind"),
-    [
-        (b"QFI\xfb", "qcow2"),
-        (b"KDMV", "vmdk"),
-        (b"vhdxfile", "vhdx"),
-        (b"conectix", "vpc"),
-        (b"\xeb\x63", "raw"),
-    ],
-)
-def test_image_format(tmp_path: Path, head: bytes, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vhdx", "vpc", "vdi", "raw"])
+def test_image_format(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "disk"
-    path.write_bytes(head + bytes(512))
+    subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, "2M"], check=True)
     assert qemu.image_format(path) == kind
+
+
+def test_packed_images_do_not_boot(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(gzip.compress(bytes(4096)))
+    with pytest.raises(Unsupported, match="gzip"):
+        qemu.image_format(path)
 
 
 def test_image_that_is_not_there(tmp_path: Path) -> None:

@@ -182,19 +182,25 @@ def serve(path: Path, found: Container, *, allow_backing: bool) -> QemuVolume:
         where, log = folder / "nbd", folder / "log"
         argv = ["qemu-nbd", "--read-only", f"--socket={where}", "--cache=writeback", "--aio=threads"]
         process = tool.spawn([*argv, description(path, found, allow_backing=allow_backing)], log=log)
-        connected = False
+        volume: QemuVolume | None = None
+        port: socket.socket | None = None
         try:
-            volume = QemuVolume(str(path), reach(str(where), process, log, found, path), process)
-            connected = True
+            port = reach(str(where), process, path)
+            volume = QemuVolume(str(path), port, process)
+        except ToolFailed as error:  # it listens first and looks at the file then
+            end(process)
+            raise told(log.read_text("utf-8", "replace"), found, path) from error
         finally:
-            if not connected:
+            if volume is None:
                 process.kill()
                 process.wait()
+                if port is not None:
+                    port.close()
     return volume
 
 
-def reach(where: str, process: Popen[bytes], log: Path, found: Container, path: Path) -> socket.socket:
-    """Connect as soon as qemu-nbd listens; raises what it says where it ends instead."""
+def reach(where: str, process: Popen[bytes], path: Path) -> socket.socket:
+    """Connect as soon as qemu-nbd listens; raises ToolFailed where it ends instead."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         ended = process.poll() is not None
@@ -202,7 +208,7 @@ def reach(where: str, process: Popen[bytes], log: Path, found: Container, path: 
             return connect(where)
         except OSError:
             if ended:
-                raise told(log.read_text("utf-8", "replace"), found, path) from None
+                raise ToolFailed("qemu-nbd ended at once", volume=str(path)) from None
         time.sleep(0.01)
     raise ToolFailed(f"qemu-nbd did not answer within {PATIENCE} s", volume=str(path))
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from onebay.base import tool
-from onebay.base.error import Missing, ToolFailed, Unsupported
+from onebay.base.error import Refused, ToolFailed, Unsupported
+from onebay.block import FileVolume
+from onebay.block.container import detect
+from onebay.block.unpack import CODECS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,9 +26,6 @@ if TYPE_CHECKING:
 
 Bus = Literal["virtio", "sata", "nvme", "usb"]
 Accel = Literal["kvm", "tcg"]
-
-# first bytes of a file -> QEMU's name of the format
-MAGIC = ((b"QFI\xfb", "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx"), (b"conectix", "vpc"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,32 @@ class Machine:
 
 
 def image_format(path: Path) -> str:
-    """Return QEMU's name of the format of an image file, by its first bytes; raises Missing."""
+    """Return QEMU's name of the format of a disk, by its own header; raises what opening it raises.
+
+    Refused where it leads to other files, Unsupported where it is packed.
+    """
+    file = FileVolume(path)
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except FileNotFoundError as error:
-        raise Missing("no such file or device", volume=str(path)) from error
-    return next((name for magic, name in MAGIC if head.startswith(magic)), "raw")
+        found = detect(file)
+    finally:
+        file.close()
+    if found is None:
+        return "raw"
+    if found.others:
+        raise Refused(
+            f"the {found.kind} is not whole, it leads to other files",
+            volume=str(path),
+            expected="one file",
+            found=", ".join(found.others[:4]),
+            hint=f"make it whole: onebay export --allow-backing {path} OUT.qcow2",
+        )
+    if found.kind in CODECS:
+        raise Unsupported(
+            f"a machine cannot boot from a {found.kind} file",
+            volume=str(path),
+            hint="onebay restore an image of ours, or onebay export it to .qcow2",
+        )
+    return found.kind
 
 
 def comma(path: Path) -> str:
