@@ -35,12 +35,13 @@ same. The virtual machine is built from packages on first use (about two minutes
 Where there is none, the table grows, the file system stays, and a note says so.
 
 **Past 2 TiB.** An MBR reaches 2 TiB. `onebay grow DISK --table gpt` turns it into a GPT in place:
-partitions keep numbers, places, content and (mapped) types, logical ones become ordinary entries, the
-boot path that a fold made is taken along. GRUB's core moves first and LBA 0 changes last: until then the
-disk is the MBR disk it was. It is refused where BIOS boots by anything else than a fold, for that looks
-for an MBR; and where a file system of up to 4 GiB of content has `PARTUUID=` with the MBR's signature in
-it, which a GPT cannot keep. What was not looked through is named. `restore` names the command where an
-image with an MBR goes to a disk of more than 2 TiB.
+partitions keep numbers, places, content and (mapped) types, logical ones become ordinary entries, and
+BIOS and UEFI boot the disk after every single write. GRUB's core moves first and LBA 0 changes last:
+until then the disk is the MBR disk it was. The core of a fold is taken along; that of a distribution
+knows no GPT and is made anew, where its files are on ext and of the very build that is installed here.
+Refused: any other boot code that works; and a file system of up to 4 GiB of content with `PARTUUID=` and
+the MBR's signature in it, which a GPT cannot keep. What was not looked through is named. `restore` names
+the command where an image with an MBR goes to a disk of more than 2 TiB.
 """
 
 

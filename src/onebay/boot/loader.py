@@ -30,6 +30,7 @@ PACKAGES = {BIOS: "grub-pc-bin", UEFI: "grub-efi-amd64-bin"}
 HOME = "/onebay/grub"  # on the folded FAT: our prefix
 EFI_FILE = "/EFI/BOOT/BOOTX64.EFI"
 SECTOR = 512
+FIND = "search.fs_uuid {uuid} root\nset prefix=($root){prefix}\n"  # for a core that is not of a fold
 
 # enough to reach the prefix; everything else is loaded from there
 BIOS_MODULES = ("biosdisk", "part_msdos", "part_gpt", "fat", "search_fs_uuid")
@@ -131,6 +132,15 @@ def mkimage(platform: str, uuid: str, names: Sequence[str], scratch: Path) -> by
         ["grub-mkimage", "-O", platform, "-d", folder(platform), "-p", HOME, "-c", config, "-o", out, *names]
     )
     return out.read_bytes()
+
+
+def core_for(uuid: str, prefix: str, names: Sequence[str], scratch: Path) -> bytes:
+    """Return a core for BIOS, in whole sectors, that goes on from folder `prefix` of file system `uuid`."""
+    config, out = scratch / "core.cfg", scratch / "core.img"
+    config.write_text(FIND.format(uuid=uuid, prefix=prefix), "ascii")
+    tool.run(["grub-mkimage", "-O", BIOS, "-d", folder(BIOS), "-p", prefix, "-c", config, "-o", out, *names])
+    core = out.read_bytes()
+    return core + bytes(-len(core) % SECTOR)
 
 
 def make_loader(uuid: str, scratch: Path, *, bios: bool = True) -> Loader:

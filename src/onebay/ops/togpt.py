@@ -28,6 +28,7 @@ from onebay.ops.foldimage import RECORD, RECORD_SIZE
 from onebay.ops.foldlayout import CORE_ROOM, NEXT_NUMBER, PAGE, next_number, usable_gaps
 from onebay.ops.foldrecord import Record, read_record
 from onebay.ops.grow import refuse_damage
+from onebay.ops.grubmbr import rebuilt
 from onebay.ops.journalmark import PLACES
 from onebay.ops.kit import find_copies, make_kit, tail_room
 from onebay.ops.kitformat import MAGIC
@@ -135,17 +136,17 @@ def plan_move(tree: Tree, table: MbrTable, home: Home | None) -> Move | None:
     disk = tree.disks[0]
     paths = boot_paths(tree)
     bios = next((path for path in paths if path.firmware == "bios"), None)
-    if home is None or home.record.core is None:
-        if bios is None or not bios.works:
-            return None
-        raise Refused(
-            f"BIOS boots the disk by {bios.what}, which looks for an MBR",
-            volume=disk.name,
-            hint="only the boot path that a fold made can be taken along",
-        )
+    folded = home is not None and home.record.core is not None
+    if not folded and (bios is None or not bios.works):
+        return None
     code = disk.read(0, loader.SECTOR)
+    if not folded and bios is not None and bios.what != "GRUB":
+        raise Refused(f"BIOS boots the disk by {bios.what}, which looks for an MBR", volume=disk.name)
     core, wrong = bios_core(disk, code)
     at = struct.unpack_from("<Q", code, KERNEL_SECTOR)[0] * loader.SECTOR
+    if home is None or home.record.core is None:
+        made, image = rebuilt(tree, table.partitions, core)
+        return place(disk, table, made, code=image, at=at, taken=len(core))
     if wrong or not ours(core, code, home.record):
         raise Refused(
             "GRUB's core for BIOS is not the one of the fold",
@@ -153,7 +154,7 @@ def plan_move(tree: Tree, table: MbrTable, home: Home | None) -> Move | None:
             at=at,
             hint="onebay repair",
         )
-    return place(disk, table, core, code=code, at=at)
+    return place(disk, table, core, code=code, at=at, taken=len(core))
 
 
 def ours(core: bytes, code: bytes, record: Record) -> bool:
@@ -170,10 +171,13 @@ def ours(core: bytes, code: bytes, record: Record) -> bool:
     )
 
 
-def place(disk: Volume, table: MbrTable, core: bytes, *, code: bytes, at: int) -> Move:
-    """Choose the place of the core: where it is, behind it, or a gap; raises Refused without room."""
+def place(disk: Volume, table: MbrTable, core: bytes, *, code: bytes, at: int, taken: int) -> Move:
+    """Choose the place of the core: where it is, behind the `taken` bytes there, or a gap.
+
+    Raises Refused without room.
+    """
     first = min(part.start for part in table.partitions)
-    start = at if at >= GPT_START else -(-max(GPT_START, at + len(core)) // PAGE) * PAGE
+    start = at if at >= GPT_START else -(-max(GPT_START, at + taken) // PAGE) * PAGE
     size = first - start
     if size < len(core) or at > first:
         start, size = gap_for(disk, table), CORE_ROOM
