@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -65,3 +66,13 @@ def test_a_file_behind_a_loop_device(disk: Path) -> None:
 @pytest.mark.parametrize("text", ["5000", "0:5000", "5000:65536", "a:b", "1:2:3", ":", "-1:5"])
 def test_ports_that_are_none(disk: Path, text: str) -> None:
     assert "no pair of ports" in onebay("boot", disk, f"--forward={text}", status=2).stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--expect", "nothing", "--write")])
+def test_a_port_that_is_taken(disk: Path, options: tuple[str, ...]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = onebay("boot", disk, "--forward", f"{port}:5000", *options, status=8).stderr
+    assert "Could not set up host forwarding rule" in said

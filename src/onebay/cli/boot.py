@@ -24,6 +24,7 @@ from onebay.machine import boot as machine
 from onebay.machine.qemu import image_format
 from onebay.machine.worker import accel
 from onebay.ops.journal import refuse_pending
+from onebay.ops.run import on_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 QUIT = b"\x1d"  # Ctrl-], as telnet and virsh have it
 MAX_PORT = 65535
+START_SECONDS = 30
 
 cache_option = click.option(
     "--cache",
@@ -117,6 +119,8 @@ def command(
             click.echo(f"Ctrl-] {'presses the power button' if write else 'ends the machine'}", err=True)
             with machine.booted(disk, boot=first, setup=setup, log=log) as guest:
                 console(guest, write=write)
+                if write and not guest.ended():
+                    click.echo("the machine was ended as by a power cut", err=True)
             return
         path = log or Path(f"{disk.name}.serial.log")
         result = machine.boot_setup(
@@ -136,7 +140,8 @@ def kept(disk: Path, sector_size: int, *, yes: bool) -> Iterator[None]:
         refuse_pending(volume)
         confirm(volume, "let a machine write to", yes=yes)
         try:
-            yield
+            with on_failure(machine.WRITTEN, str(disk)):
+                yield
         finally:
             volume.settle()
 
@@ -146,16 +151,11 @@ def console(guest: Running, *, write: bool) -> None:
 
     Where the machine may `write`, the first Ctrl-] presses its power button, and only the second ends it.
     """
-    while not guest.socket.exists():
-        if guest.ended() or guest.seconds() > 10:
-            raise ToolFailed(f"qemu did not start: {guest.messages.read_text('utf-8', 'replace').strip()}")
-        time.sleep(0.05)
-    with socket.socket(socket.AF_UNIX) as port, raw_terminal() as keyboard:
-        port.connect(str(guest.socket))
+    with serial_port(guest) as port, raw_terminal() as keyboard:
         while True:
             ready, _, _ = select.select([port.fileno(), *keyboard], [], [], 1)
             if port.fileno() in ready:
-                data = port.recv(65536)
+                data = received(port)
                 if not data:
                     guest.off(5)
                     guest.refuse_failure()
@@ -175,6 +175,30 @@ def console(guest: Running, *, write: bool) -> None:
                     if QUIT in typed or not typed:
                         return
                     port.sendall(typed)
+
+
+def received(port: socket.socket) -> bytes:
+    """Return what came, or nothing where the other end is gone."""
+    try:
+        return port.recv(65536)
+    except ConnectionError:
+        return b""
+
+
+def serial_port(guest: Running) -> socket.socket:
+    """Connect to the machine's serial port as soon as QEMU listens; raises ToolFailed where it never does."""
+    port = socket.socket(socket.AF_UNIX)
+    while True:
+        try:
+            port.connect(str(guest.socket))
+        except (FileNotFoundError, ConnectionError) as error:  # it is bound before it listens
+            if guest.ended() or guest.seconds() > START_SECONDS:
+                port.close()
+                said = guest.messages.read_text("utf-8", "replace").strip()
+                raise ToolFailed(f"qemu did not start: {said}") from error
+            time.sleep(0.05)
+        else:
+            return port
 
 
 @contextlib.contextmanager

@@ -182,9 +182,9 @@ def shut_down(guest: qemu.Running, disk: Path) -> None:
     guest.power_button()
     if not guest.off(SHUTDOWN_SECONDS):
         raise ToolFailed(
-            f"the machine did not shut down within {SHUTDOWN_SECONDS} s and was ended",
+            f"the machine did not shut down within {SHUTDOWN_SECONDS} s and was ended as by a power cut",
             volume=str(disk),
-            state="the disk is as after a power cut",
+            state=WRITTEN,
         )
 
 
