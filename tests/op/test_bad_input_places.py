@@ -148,18 +148,23 @@ def test_files_that_may_not_be_read(sound: Path, tmp_path: Path) -> None:
 
 
 def test_target_too_small(sound: Path, tmp_path: Path) -> None:
-    """The message says how small it may be; a target of that size is large enough."""
+    """The message says how small it may be; a target of that size is large enough. A pipe is not shrunk."""
     image, small, new = sound / "image.raw.zst", tmp_path / "small", tmp_path / "new"
-    small.write_bytes(b"\xaa" * (SIZE - 512))
-    less = str(SIZE - MIB)
+    floor = onebay("shrink", image, "--dry-run", "--json").document["floor"]
+    assert MIB < floor < SIZE
+    small.write_bytes(b"\xaa" * (floor - 512))
+    less = str(floor - MIB)
     with untouched(tmp_path):
-        for source, stdin in ((str(image), None), ("-", image)):
-            match = f"at least {SIZE}, found {SIZE - 512}"
-            fails(3, "restore", source, small, "--yes", stdin=stdin, match=match)
+        match = f"pipe cannot be shrunk on the way: expected at least {SIZE}, found {floor - 512}"
+        fails(3, "restore", "-", small, "--yes", stdin=image, match=match)
         for option in ((), ("--dry-run",)):
-            fails(3, "restore", image, new, "--size", less, *option, match=f"at least {SIZE}, found {less}")
-            fails(3, "restore", image, small, "--yes", *option, match=f"at least {SIZE}")
-            fails(3, "restore", image, small, "--yes", "--size", less, *option, match=f"at least {SIZE}")
+            for target in (new, small):
+                size = less if target is new else str(floor - 512)
+                match = f"cannot be so small: expected >= {floor} bytes, found {size}"
+                fails(3, "restore", image, target, "--yes", "--size", less, *option, match=match)
+            fails(3, "restore", image, small, "--yes", *option, match=f">= {floor} bytes")
+    onebay("restore", image, new, "--size", str(floor), "--verify", "--no-grow")
+    new.unlink()
     onebay("restore", image, new, "--size", str(SIZE), "--verify", "--no-grow")
     assert digest(new) == digest(sound / "disk.img")
 

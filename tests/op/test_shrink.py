@@ -354,9 +354,7 @@ def test_a_full_btrfs_with_a_snapshot_stops_and_says_so(tmp_path: Path) -> None:
         reached = re.search(r"expected >= (\d+) bytes", done.stderr)
         assert reached
         assert not [path for path in tmp_path.iterdir() if path.name.startswith((".", "out"))]
-        onebay("shrink", raw, "--output", out)
-    assert out.stat().st_size <= int(reached[1]) + MIB
-    tool("btrfs", "check", "--readonly", "--check-data-csum", out)
+    assert document["floor"] < int(reached[1]) < raw.stat().st_size
 
 
 @root
