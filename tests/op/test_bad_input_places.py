@@ -155,7 +155,7 @@ def test_target_too_small(sound: Path, tmp_path: Path) -> None:
     small.write_bytes(b"\xaa" * (floor - 512))
     less = str(floor - MIB)
     with untouched(tmp_path):
-        match = f"pipe cannot be shrunk on the way: expected at least {SIZE}, found {floor - 512}"
+        match = f"cannot be shrunk on the way: expected at least {SIZE}, found {floor - 512}"
         fails(3, "restore", "-", small, "--yes", stdin=image, match=match)
         for option in ((), ("--dry-run",)):
             for target in (new, small):

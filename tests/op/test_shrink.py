@@ -30,6 +30,7 @@ from onebay.sample.build import Sample, build_mini
 from onebay.sample.layout import LAYOUTS
 from onebay.source import open_source
 from onebay.tree import discover
+from tests.store.server import Object, Server
 from tests.story import onebay as plain
 
 NAMES = [layout.name for layout in LAYOUTS]
@@ -224,10 +225,25 @@ def test_restore_to_a_smaller_disk(samples: dict[str, Sample], tmp_path: Path) -
     assert int(count[1]) * int(block[1]) == fs.below[0].size
 
 
+def test_a_url_is_shrunk_on_the_way(samples: dict[str, Sample], tmp_path: Path) -> None:
+    """Each byte of the image is read a few times at most; without ranges it is refused like a pipe."""
+    image, out = tmp_path / "a.raw.zst", tmp_path / "out.img"
+    onebay("capture", samples["v9-gpt-lvm-ext4"].data, image)
+    with Server(Object(image.read_bytes())) as server:
+        plain("restore", server.url, out, "--size", "150M", "--verify")
+        asked = [re.findall(r"\d+", text) for _, text in server.object.requests if text]
+        assert sum(int(end) - int(start) + 1 for start, end in asked) < 12 * image.stat().st_size
+    assert "No problems found" in tool("sgdisk", "-v", out)
+    with Server(Object(image.read_bytes(), ranges=False)) as server:
+        fails(
+            3, "restore", server.url, tmp_path / "no", "--size", "150M", match="cannot be shrunk on the way"
+        )
+
+
 def test_a_pipe_cannot_be_shrunk_on_the_way(samples: dict[str, Sample], tmp_path: Path) -> None:
     image, out = tmp_path / "a.raw.zst", tmp_path / "out.img"
     onebay("capture", samples["v9-gpt-lvm-ext4"].data, image)
-    fails(3, "restore", "-", out, "--size", "150M", stdin=image, match="a pipe cannot be shrunk")
+    fails(3, "restore", "-", out, "--size", "150M", stdin=image, match="cannot be shrunk on the way")
     assert not out.exists()
 
 

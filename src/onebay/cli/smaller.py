@@ -38,11 +38,12 @@ def plan_smaller(opened: Image | Stream, target: Path, room: int) -> ShrinkPlan:
     """Return how the image's disk becomes `room` bytes; raises Refused for a pipe, and below the floor."""
     if isinstance(opened, Stream):
         raise Refused(
-            "the target is too small for this image, and a pipe cannot be shrunk on the way",
+            "the target is too small for this image, and what can be read only once (a pipe, or a server "
+            "without ranges) cannot be shrunk on the way",
             volume=str(target),
             expected=f"at least {opened.disk_size}",
             found=room,
-            hint="give the image as a file or an http(s) URL; shrinking reads it more than once",
+            hint="give the image as a file; shrinking reads it more than once",
         )
     return plan_shrink(find_route(ImageVolume(opened)), room)
 
