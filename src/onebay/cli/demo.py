@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ class Demo:
 
     def show(self, disk: Path) -> None:
         """Draw a disk."""
-        for line in picture.text(inspect(open_disk(disk))):
+        for line in picture.text(look(disk)):
             click.echo(f"  {line}")
 
     def sizes(self) -> None:
@@ -132,9 +133,15 @@ class Demo:
             click.echo(f"    {path.name:20} {human(path.stat().st_size):>9} ({human(held)} on disk)")
 
 
+def look(disk: Path) -> dict[str, Any]:
+    """Return what inspect says of a disk."""
+    with closing(open_disk(disk)) as volume:
+        return inspect(volume)
+
+
 def volume_size(disk: Path) -> int:
     """Size in bytes of the largest file system on a disk, by its own superblock."""
-    return max(file_systems(inspect(open_disk(disk))["tree"]), default=0)
+    return max(file_systems(look(disk)["tree"]), default=0)
 
 
 def file_systems(node: Any) -> Iterator[int]:
