@@ -32,7 +32,10 @@ TAIL = """
 kernel can do is done by the small virtual machine's kernel on a copy-on-write view of the disk; the bytes
 that it changed become steps like all others, so that `--journal`, a power cut and running again work the
 same. The virtual machine is built from packages on first use (about two minutes; `--cache` says where).
-Where there is none, the table grows, the file system stays, and a note says so.
+Where there is none, the table grows, the file system stays, and a note says so. What is inside LUKS
+changes through the journal as a whole, and nobody can tell what is free at the end of a disk that is
+encrypted up to there: `--journal FILE` is needed then. LUKS itself is kept whole by capture; a header
+that is detached from its payload is refused.
 
 **Past 2 TiB.** An MBR reaches 2 TiB. `onebay grow DISK --table gpt` turns it into a GPT in place:
 partitions keep numbers, places, content and (mapped) types, logical ones become ordinary entries, and

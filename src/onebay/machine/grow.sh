@@ -15,7 +15,7 @@ if [ "$(blkid -p -s TYPE -o value "$volume")" = LVM2_member ]; then
     pvresize -q "$volume"
     group=$(pvs --noheadings -o vg_name "$volume" | tr -d ' ')
     vgchange -q --activate y "$group"
-    name=$(lvs --noheadings --units b --nosuffix -o lv_name --sort -lv_size "$group" | head -n 1 | tr -d ' ')
+    name=$(lvs --noheadings --units b --nosuffix -o lv_name --sort -lv_size "$group" | sed -n 1p | tr -d ' ')
     free=$(vgs --noheadings -o vg_free_count "$group" | tr -d ' ')
     [ "$free" = 0 ] || lvextend -q --extents +100%FREE "$group/$name"
     volume=/dev/$group/$name

@@ -128,7 +128,7 @@ def make_disk(folder: Path, kind: str, base: Path, *, cache: Path, report: Repor
         (share / CONTENT).write_text(script(CONTENT), "utf-8")
         text = f"kind={kind} scale={SCALE}\n{script(SCRIPT)}"
         disks = [Disk(disk), Disk(base, readonly=True)]
-        job = run_job(text, disks, cache=cache, share=share, timeout=1800, memory_mb=1536)
+        job = run_job(text, disks, cache=cache, share=share, timeout=3600, memory_mb=1536)
         golden = {
             path.name: path.read_text("utf-8", "replace") for path in sorted((share / "golden").iterdir())
         }
