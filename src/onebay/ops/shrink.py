@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from onebay.base.error import Error, Refused, Unsupported
+from onebay.base.extent import ExtentSet
 from onebay.fs.btrfs import BtrfsFs
 from onebay.fs.ext import ExtFs
 from onebay.ops.inspect import refuse_no_disk
 from onebay.ops.journal import BEHIND, MIB, ROOM, refuse_pending
 from onebay.ops.kit import find_copies
+from onebay.ops.need import TAIL
 from onebay.table import Table
 from onebay.tree import discover
 
@@ -265,4 +267,24 @@ def notes_of(route: Route, cut: Cut, *, exact: bool) -> list[str]:
         notes.append("a btrfs gets as small as its kernel manages; what is said here is the least")
     if route.part is None and route.table is not None and cut.size != route.disk.size:
         notes.append(f"only free space behind the partitions is cut: {route.table.growth_block()}")
+    if cut.size != route.disk.size and (lost := dropped(route)):
+        notes.append(f"{lost} bytes behind the last partition, which nothing speaks of, are left out")
     return notes
+
+
+def dropped(route: Route) -> int:
+    """Return how many bytes of data behind the last partition are neither the table's nor a boot kit."""
+    if route.table is None:
+        return 0
+    disk, table = route.disk, route.table
+    last = max((part.end for part in table.partitions), default=table.usable.start)
+    kits = find_copies(disk, table)
+    known = ExtentSet.of((copy.at, copy.at + len(copy.kit.raw)) for copy in kits if copy.kit is not None)
+    known |= table.metadata()
+    end = min(disk.size, last + TAIL)
+    count = 0
+    for start, stop in ExtentSet.of(disk.data(last, end)) - known if last < end else ():
+        for at in range(start, stop, MIB):
+            piece = disk.read(at, min(MIB, stop - at))
+            count += len(piece) - piece.count(0)
+    return count
