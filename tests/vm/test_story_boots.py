@@ -107,3 +107,36 @@ def test_restored_without_onebay(
         disk, log=tmp_path / "serial.log", expect=story.sample.verdict, timeout=600, accel=accel(cache)
     )
     assert result.found
+
+
+@pytest.mark.parametrize(
+    "name", ["disk.qcow2", "disk.vhd", "disk.vmdk", "disk.vdi", "disk.img", "disk.img.gz", "disk.tar.gz"]
+)
+def test_an_export_boots(
+    name: str,
+    stories: dict[tuple[str, int], Story],
+    cache: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """What is uploaded to a cloud is a disk that boots; bmaptool and tar make one of what is packed."""
+    if name != "disk.qcow2" and not request.config.getoption("--matrix"):
+        pytest.skip("only with --matrix (make vm)")
+    story = story_of(stories, "v8-mbr-btrfs", 512, cache, tmp_path_factory)
+    disk = tmp_path / name
+    packed = name.endswith((".img", ".img.gz"))
+    place = ["--for", "gcp"] if name.endswith(".tar.gz") else ["--bmap"] if packed else []
+    onebay("export", story.image, disk, *place)
+    if packed:
+        target = tmp_path / "target.raw"
+        subprocess.run(["bmaptool", "copy", disk, target], check=True, capture_output=True)
+        onebay("verify", story.image, "--against", target)
+        disk = target
+    elif name.endswith(".tar.gz"):
+        subprocess.run(["tar", "-xzf", disk, "-C", tmp_path], check=True)
+        disk = tmp_path / "disk.raw"
+    result = boot(
+        disk, log=tmp_path / "serial.log", expect=story.sample.verdict, timeout=600, accel=accel(cache)
+    )
+    assert result.found

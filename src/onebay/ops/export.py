@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from onebay.block import Volume
     from onebay.ops.exportforms import Form, Preset
 
-MAP_GRID = 64 << 10  # ranges of a bmap start and end at multiples of this
+GRID = 4096
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def plan_export(disk: Volume, form: Form, preset: Preset | None = None, *, repor
     Also raises what looking at the disk raises: in use, half-changed, no disk.
     """
     keep = disk.image.keep if isinstance(disk, ImageVolume) else look(disk, report=report).keep
+    keep = keep.align(GRID).clip(0, disk.size)  # as images have it, so that both exports are alike
     notes: list[str] = []
     multiple = max(form.multiple, preset.multiple if preset else 1)
     size = -(-max(disk.size, preset.least if preset else 0) // multiple) * multiple

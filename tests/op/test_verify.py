@@ -1,0 +1,120 @@
+"""verify --against a disk that has grown: what growing wrote is named, the rest is a difference of data."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from onebay.base.extent import ExtentSet
+from onebay.image import Image
+from onebay.sample.build import build_mini
+from onebay.source import open_source
+from tests.op.badkit import fails, onebay, tool, untouched
+
+MIB = 1 << 20
+SIZE = 40 * MIB
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    path, fs, files = folder / "disk.img", folder / "fs", folder / "files"
+    files.mkdir()
+    (files / "content").write_bytes(random.Random(3).randbytes(3 * MIB))
+    tool("mke2fs", "-q", "-t", "ext4", "-d", files, fs, "24m")
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    tool("sgdisk", "-n", "1:2048:+24M", "-t", "1:8300", path)
+    tool("dd", f"if={fs}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc,sparse")
+    return path
+
+
+@pytest.fixture(scope="module")
+def image(disk: Path) -> Path:
+    path = disk.with_name("disk.raw.zst")
+    onebay("capture", disk, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def grown(image: Path) -> Path:
+    path = image.with_name("grown.img")
+    onebay("restore", image, path, "--size", "300M")
+    return path
+
+
+def test_what_growing_wrote_is_named(image: Path, grown: Path, tmp_path: Path) -> None:
+    qcow2 = tmp_path / "grown.qcow2"
+    tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", grown, qcow2)
+    with untouched(grown, qcow2):
+        told = onebay("verify", image, "--against", grown, "--json").document
+        assert (
+            onebay("verify", image, "--against", qcow2, "--json").document["explained"] == told["explained"]
+        )
+    why = [entry["why"] for entry in told["explained"]]
+    assert any(text.startswith("let p1 end at") for text in why)
+    assert any(text.startswith("ext: superblock") for text in why)
+    assert told["equal"] + sum(entry["size"] for entry in told["explained"]) == kept(image).size
+
+
+def kept(image: Path) -> ExtentSet:
+    """What matters of an image's disk."""
+    with closing(open_source(str(image))) as source:
+        return Image.open(source).keep
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_no_flipped_bit_is_explained(image: Path, grown: Path, tmp_path: Path) -> None:
+    """In data, in metadata that growing left alone, and in metadata that it wrote; only times may differ."""
+    copy = tmp_path / "copy.img"
+    shutil.copyfile(grown, copy)
+    keep = kept(image)
+    fs = MIB
+    times = {fs + 1024 + n for n in (*range(0x30, 0x34), 0x274, *range(0x3FC, 0x400))}
+    places = [at for at in range(fs + 1024, fs + 2048, 173) if at not in times]
+    rng = random.Random(4)
+    extents = list(keep)
+    for _ in range(8):
+        extent = rng.choice(extents)
+        places.append(rng.randrange(extent.start, extent.end))
+    places += [440, 446, 512 + 16, 1024 + 40]
+    for at in places:
+        assert keep.overlaps(at, at + 1)
+        flip(copy, at)
+        done = fails(5, "verify", image, "--against", copy)
+        assert "differs from the image in 1 frames" in done.stderr or "damaged" in done.stderr
+        flip(copy, at)
+    onebay("verify", image, "--against", copy)
+
+
+def test_changed_files_are_not_growth(image: Path, grown: Path, tmp_path: Path) -> None:
+    copy, fs = tmp_path / "copy.img", tmp_path / "fs"
+    shutil.copyfile(grown, copy)
+    tool("dd", f"if={copy}", f"of={fs}", "bs=1M", "skip=1")
+    tool("debugfs", "-w", "-R", "rm content", fs)
+    tool("dd", f"if={fs}", f"of={copy}", "bs=1M", "seek=1", "conv=notrunc")
+    fails(5, "verify", image, "--against", copy, match=r"in p1 \(ext4\)")
+
+
+@pytest.mark.parametrize("layout", ["shr-mbr-lvm-btrfs", "v8-mbr-btrfs", "v9-gpt-lvm-ext4"])
+def test_all_layouts(layout: str, cache: Path, tmp_path: Path) -> None:
+    """md, LVM, btrfs and ext4 grown on one another: every difference is one that growing makes."""
+    sample = build_mini(layout, cache=cache)
+    image, grown = tmp_path / "i.raw.zst", tmp_path / "grown.img"
+    onebay("capture", sample.data, image)
+    onebay("restore", image, grown, "--size", "3G")
+    told = json.loads(onebay("verify", image, "--against", grown, "--json").stdout)
+    assert any(entry["why"].startswith("md: the array is") for entry in told["explained"])
+    assert told["equal"] > 100 * sum(entry["size"] for entry in told["explained"])
