@@ -296,7 +296,7 @@ def test_a_plain_disk_and_its_boot_kit(tmp_path: Path) -> None:
     os.truncate(disk, 400 * MIB)
     tool("sgdisk", "-e", disk)
     patch(disk, 200 * MIB, kit.read_bytes())
-    patch(disk, 96 * MIB - 512, bytes(512))  # the old backup GPT, which sgdisk left
+    patch(disk, 96 * MIB - 33 * 512, bytes(33 * 512))  # the old backup GPT, which sgdisk left
     assert not onebay("shrink", disk, "--dry-run", "--json").document["notes"]
     patch(disk, 180 * MIB, b"who knows whose")
     (note,) = onebay("shrink", disk, "--dry-run", "--json").document["notes"]
