@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Error, Refused, reason
@@ -61,6 +62,7 @@ MAX_REQUEST = 32 << 20
 MAX_EXTENTS = 1024
 LOOK_AHEAD = 256 << 20  # bytes for which holes are told at once
 EIO, EINVAL = 5, 22
+REQ_ONE = 8
 UNSUPPORTED = REP_ERROR | 1
 
 
@@ -75,6 +77,7 @@ class Server:
         self.volume, self.moved = volume, moved
         self.failure: Error | None = None
         self.stopping = False
+        self.ahead: list[tuple[int, int, int]] = []
         self.port: socket.socket | None = None
         self.listener = socket.socket(socket.AF_UNIX)
         try:
@@ -141,20 +144,21 @@ class Server:
 
     def answer(self, port: socket.socket) -> bool:
         """Answer one request; return whether another may come."""
-        magic, _, command, handle, at, size = REQUEST.unpack(take(port, REQUEST.size))
+        magic, flags, command, handle, at, size = REQUEST.unpack(take(port, REQUEST.size))
         if magic != REQUEST_MAGIC:
             raise GoneError
         if command == CMD_DISCONNECT:
             return False
         code = EINVAL
         kind, body = REPLY_ERROR | 1, b""
-        if at + size <= self.volume.size and (size <= MAX_REQUEST or command == CMD_STATUS):
+        if 0 < size <= self.volume.size - at and (size <= MAX_REQUEST or command == CMD_STATUS):
             try:
                 if command == CMD_READ:
                     kind, body = REPLY_DATA, struct.pack(">Q", at) + self.volume.read(at, size)
                     self.moved(at + size)
                 elif command == CMD_STATUS:
-                    kind, body = REPLY_STATUS, struct.pack(">I", 1) + self.status(at, size)
+                    pieces = self.status(at, size, one=bool(flags & REQ_ONE))
+                    kind, body = REPLY_STATUS, struct.pack(">I", 1) + pieces
             except Error as error:
                 self.failure, code = error, EIO
         if kind & REPLY_ERROR:
@@ -162,21 +166,35 @@ class Server:
         port.sendall(CHUNK_HEAD.pack(CHUNK_MAGIC, DONE, kind, handle, len(body)) + body)
         return True
 
-    def status(self, at: int, size: int) -> bytes:
-        """Return what of the next bytes is a hole, for up to 256 MiB and 1024 changes."""
-        end = at + min(size, LOOK_AHEAD)
-        found: list[tuple[int, int]] = []
+    def status(self, at: int, size: int, *, one: bool) -> bytes:
+        """Return what of the next bytes is a hole, for up to 256 MiB and 1024 pieces; with `one` the first.
+
+        qemu asks for one at a time, and takes no answer of more than 1000 bytes.
+        """
+        if not (self.ahead and self.ahead[0][0] <= at < self.ahead[-1][1]):
+            self.ahead = self.look_ahead(at)
+        first = bisect_right(self.ahead, at, key=lambda piece: piece[0]) - 1
+        pieces = self.ahead[first : first + 1 if one else None]
+        return b"".join(
+            struct.pack(">II", min(stop, at + size) - max(start, at), state)
+            for start, stop, state in pieces
+            if start < at + size
+        )
+
+    def look_ahead(self, at: int) -> list[tuple[int, int, int]]:
+        """Return (start, end, state) of the pieces from byte `at` on, without gaps."""
+        end = min(at + LOOK_AHEAD, self.volume.size)
+        found: list[tuple[int, int, int]] = []
         for start, stop in self.volume.data(at, end):
             if start > at:
-                found.append((start - at, STATE_HOLE | STATE_ZERO))
-            found.append((stop - start, 0))
+                found.append((at, start, STATE_HOLE | STATE_ZERO))
+            found.append((start, stop, 0))
             at = stop
             if len(found) >= MAX_EXTENTS:
-                break
-        else:
-            if at < end:
-                found.append((end - at, STATE_HOLE | STATE_ZERO))
-        return b"".join(struct.pack(">II", *pair) for pair in found)
+                return found
+        if at < end:
+            found.append((at, end, STATE_HOLE | STATE_ZERO))
+        return found
 
 
 def take(port: socket.socket, size: int) -> bytes:
