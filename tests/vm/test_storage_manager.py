@@ -167,7 +167,7 @@ def test_volume_deleted_and_made_anew(
     data_size = table(big)[3][1]
     verdict, filled = new_volume(big, verdict, larger, tmp_path)
     assert table(big)[3][1] * 512 == data_size * 512 + GROWTH
-    assert filled > size + GROWTH * 9 // 10
+    assert filled > size + GROWTH * 3 // 4  # what is left of it is by the kind of file system
     does_not_boot(big, tmp_path)
     heal(big)
     boots(big, verdict, tmp_path)
