@@ -21,11 +21,12 @@ from onebay.ops.kit import find_copies
 from onebay.ops.run import execute
 from onebay.ops.togpt import plan_to_gpt
 from onebay.sample.build import Sample
-from onebay.table import Table
+from onebay.table import GptTable, Table
 from onebay.tree import discover
 from tests.crash.disks import MIB, Judge, soiled
 from tests.crash.recording import Log, Recorder, Writable
 from tests.crash.replay import Memo
+from tests.grubdisk import with_grub
 
 GROWTH = 96 * MIB  # room for two copies of the boot kit and the journal
 
@@ -163,3 +164,26 @@ def test_again_completes(converted: Converted, thorough: bool, tally: Counter[st
             converted.judge.table(disk)
             converted.judge.file_system(disk)
             tally["states judged by tools"] += 1
+
+
+def test_a_grub_of_a_distribution(tmp_path: Path, thorough: bool, tally: Counter[str]) -> None:
+    """At every cut BIOS finds a GRUB that works, and what the first run left is not in the way."""
+    base = FileVolume(with_grub(tmp_path / "disk.img"))
+    disk = Recorder(base)
+    again(disk)
+    log = disk.log()
+    rng = random.Random(5)
+    states = log.sample(rng, *((60, 60) if thorough else (6, 6)))
+    for content in states:
+        cut = Writable(log.volume(content))
+        assert boot_paths(discover([cut]))[0].works
+        again(cut)
+        tree = discover([cut])
+        table = tree.on(cut)
+        assert isinstance(table, GptTable)
+        assert [part.number for part in table.partitions] == [1, 11]
+        assert not [one for one in tree.all_findings() if one.severity == "damage"]
+        assert boot_paths(tree)[0].works
+        tally["states"] += 1
+        tally["completed by a second run"] += 1
+    base.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from onebay.block import open_disk
 from onebay.ops.kit import find_copies, same_disk
 from onebay.table import GptTable
 from onebay.tree import discover
+from tests.grubdisk import with_grub
 
 MIB = 1 << 20
 TOOLS = ("sfdisk", "sgdisk", "mkfs.fat", "mcopy", "mdel", "grub-mkimage")
@@ -175,3 +178,76 @@ def test_a_boot_path_that_no_fold_made_is_refused(appliance: Path, tmp_path: Pat
     with untouched(disk):
         done = onebay("grow", disk, "--table", "gpt", status=3)
     assert "looks for an MBR" in done.stderr
+
+
+STANDARD = b"\xfa\x33\xc0Invalid partition table\0Error loading operating system\0Missing operating system\0"
+LEGACY = b"\xeb\x48\x90" + bytes(0x170) + b"GRUB \0Geom\0Hard Disk\0Read\0 Error\0"  # stage1 of GRUB 0.97
+
+
+def coded(path: Path, code: bytes, *, active: bool = True) -> Path:
+    """A disk with boot code and one partition that is nothing."""
+    small(path, "start=2048, size=65536, type=83" + ", bootable" * active)
+    write(path, 0, code)
+    return path
+
+
+def write(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # or its blocks are counted later, when `untouched` looks
+
+
+@pytest.mark.parametrize(
+    ("code", "match"),
+    [
+        (LEGACY, "BIOS runs GRUB from the disk: .*boot code points"),
+        (b"\xfa\xeb\x21\x01\xb4\x01LILO\x16\x08", "BIOS runs unknown boot code"),
+        (b"\xeb\xfe", "BIOS runs unknown boot code"),
+        (STANDARD, "partition 1 has no boot code"),
+    ],
+    ids=["grub-legacy", "lilo", "any", "unknown-partition-code"],
+)
+def test_boot_code_that_nobody_here_knows_is_refused(tmp_path: Path, code: bytes, match: str) -> None:
+    disk = coded(tmp_path / "disk.img", code)
+    write(disk, 512, b"\xea\x70\x22 stage 1.5 or a map of sectors" * 99)
+    with untouched(disk):
+        done = onebay("grow", disk, "--table", "gpt", status=3)
+    assert re.search(match, done.stderr), done.stderr
+    assert "nothing was written" in done.stderr
+
+
+@pytest.mark.parametrize("at", [512, 2 * 512, 33 * 512 + 500])
+def test_what_stands_in_the_sectors_of_the_gpt_is_kept(tmp_path: Path, at: int) -> None:
+    """A disk manager or a licence, say, on a disk that BIOS does not boot."""
+    disk = small(tmp_path / "disk.img", "start=2048, size=65536, type=83")
+    write(disk, at, b"somebody's")
+    with untouched(disk):
+        done = onebay("grow", disk, "--table", "gpt", status=3)
+    assert f"at {at // 512 * 512:#x}: something that is neither GRUB nor a GPT" in done.stderr
+    write(disk, at, bytes(10))
+    write(disk, 34 * 512, b"behind it")
+    onebay("grow", disk, "--table", "gpt")
+
+
+def test_code_that_starts_no_partition_is_taken_along(tmp_path: Path) -> None:
+    disk = coded(tmp_path / "disk.img", STANDARD, active=False)
+    onebay("grow", disk, "--table", "gpt")
+    assert disk.read_bytes()[: len(STANDARD)] == STANDARD
+    assert "No problems found" in foldkit.run("sgdisk", "-v", disk)
+
+
+def test_a_grub_that_no_boot_code_loads_may_go(tmp_path: Path) -> None:
+    disk = with_grub(tmp_path / "disk.img")
+    write(disk, 0, bytes(440))
+    onebay("grow", disk, "--table", "gpt")
+    assert partitions(disk).keys() == {1}
+
+
+def test_what_is_in_the_way_of_the_core_is_kept(tmp_path: Path) -> None:
+    disk = with_grub(tmp_path / "disk.img")
+    write(disk, 100 * 512, b"somebody's")
+    with untouched(disk):
+        done = onebay("grow", disk, "--table", "gpt", status=3)
+    assert f"at {100 * 512:#x}: something that is neither GRUB nor a GPT" in done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -12,46 +10,15 @@ import pytest
 from onebay.base.error import Refused
 from onebay.base.step import Write, apply
 from onebay.block import open_disk
-from onebay.boot import loader
 from onebay.machine.boot import Firmware, boot
 from onebay.machine.worker import accel
 from onebay.ops.togpt import plan_to_gpt
 from onebay.sample.build import build
 from tests.crash.disks import tool
+from tests.grubdisk import with_grub
 from tests.story import onebay
 
 pytestmark = pytest.mark.vm
-
-MIB = 1 << 20
-MODULES = Path("/usr/lib/grub/i386-pc")
-MENU = "serial --unit=0 --speed=115200\nterminal_output serial\necho it goes on from $root\nsleep 60\n"
-
-
-def with_grub(path: Path, *, modules: str = "") -> Path:
-    """Make an MBR disk with an ext4 and GRUB behind LBA 0, as grub-install leaves it."""
-    tree = path.with_suffix(".tree") / "boot" / "grub" / "i386-pc"
-    tree.mkdir(parents=True)
-    for file in MODULES.iterdir():
-        if file.suffix in (".mod", ".lst"):
-            shutil.copyfile(file, tree / file.name)
-    if modules:
-        (tree / "normal.mod").write_bytes(modules.encode())
-    (tree.parent / "grub.cfg").write_text(MENU)
-    with path.open("xb") as empty:
-        empty.truncate(96 * MIB)
-    table = b"label: dos\nstart=2048, size=102400, type=83, bootable\n"
-    subprocess.run(["/usr/sbin/sfdisk", "-q", path], input=table, check=True)
-    part, core = path.with_suffix(".p1"), path.with_suffix(".core")
-    tool("mke2fs", "-q", "-t", "ext4", "-d", path.with_suffix(".tree"), part, "50m")
-    tool("dd", f"if={part}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
-    names = ("biosdisk", "part_msdos", "ext2")
-    tool("grub-mkimage", "-O", "i386-pc", "-p", "(,msdos1)/boot/grub", "-o", core, *names)
-    raw = core.read_bytes()
-    with path.open("r+b") as disk:
-        disk.write(loader.boot_code((MODULES / "boot.img").read_bytes(), 1))
-        disk.seek(512)
-        disk.write(loader.embedded_core(raw + bytes(-len(raw) % 512), 1, MIB - 512))
-    return path
 
 
 def test_grub_goes_on_after_every_write(tmp_path: Path, cache: Path) -> None:

@@ -12,7 +12,11 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from onebay.base.extent import ExtentSet
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onebay.block import Volume
 
 SECTOR = 512
@@ -58,17 +62,29 @@ def bios_core(disk: Volume, code: bytes) -> tuple[bytes, str]:
         return b"", f"boot code points at sector {first}, beyond the disk"
     head = disk.read(first * SECTOR, SECTOR)
     core = bytearray(head)
-    for at in range(BLOCK_LIST, 0x100, -12):  # the list grows downwards and ends with a length of zero
-        start, count, segment = struct.unpack_from("<QHH", head, at)
-        if count == 0:
-            break
+    for number, (start, count, segment) in enumerate(block_list(head)):
         end = (start + count) * SECTOR
-        if (at == BLOCK_LIST and segment != SEGMENT) or end > disk.size or len(core) > MAX_CORE:
+        if (number == 0 and segment != SEGMENT) or end > disk.size or len(core) > MAX_CORE:
             return b"", f"no GRUB core at sector {first}, where the boot code points"
         core += disk.read(start * SECTOR, count * SECTOR)
     if len(core) == SECTOR or not any(core[SECTOR : 2 * SECTOR]):
         return b"", f"no GRUB core at sector {first}, where the boot code points"
     return bytes(core), ""
+
+
+def block_list(head: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (first sector, sectors, segment) of what a core's first sector loads."""
+    for at in range(BLOCK_LIST, 0x100, -12):  # the list grows downwards and ends with a length of zero
+        start, count, segment = struct.unpack_from("<QHH", head, at)
+        if count == 0:
+            return
+        yield start, count, segment
+
+
+def core_extents(head: bytes, first: int) -> ExtentSet:
+    """Return the bytes of the core whose first sector, number `first`, is `head`."""
+    rest = [(start * SECTOR, (start + count) * SECTOR) for start, count, _ in block_list(head)]
+    return ExtentSet.of([(first * SECTOR, (first + 1) * SECTOR), *rest])
 
 
 def read_bios_core(core: bytes) -> Core | None:

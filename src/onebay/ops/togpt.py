@@ -33,6 +33,7 @@ from onebay.ops.journalmark import PLACES
 from onebay.ops.kit import find_copies, make_kit, tail_room
 from onebay.ops.kitformat import MAGIC
 from onebay.ops.run import CRITICAL, Plan, Planner
+from onebay.ops.togptroom import free_piece, refuse_foreign, refuse_occupied
 from onebay.table import MbrTable, NewPartition, Table, plan_convert
 from onebay.table.kinds import BIOS_BOOT
 from onebay.tree import discover
@@ -53,6 +54,8 @@ TWO_TIB = 1 << 41  # what 32 bits of 512-byte sectors reach
 GPT_START = 40 * 512  # behind header and entries, on a page
 LOOK = 4 << 30  # bytes of a file system that are looked through for references
 MIB = 1 << 20
+STARTERS = ("syslinux mbr.bin", "standard MBR code")  # boot paths that begin at the active partition
+NUMBER_AT = 439  # syslinux altmbr.bin starts the partition with this number instead
 MARKS = (PLACES + 1) * 4096  # bytes before the first partition, in which a journal's mark may be
 
 
@@ -91,6 +94,7 @@ def plan_to_gpt(disk: Volume) -> Plan:
     planner.plan.notes += look_for_references(tree, table)
     home = next((Home(fat, record) for fat in fats(tree) if (record := read_record(fat))), None)
     move = plan_move(tree, table, home)
+    refuse_occupied(view, table)
     additions = []
     if move is not None:
         number = next_number({part.number for part in table.partitions}, first=NEXT_NUMBER)
@@ -129,19 +133,15 @@ def in_order(view: Volume, convert: list[Write], more: list[Write]) -> Iterator[
 
 
 def plan_move(tree: Tree, table: MbrTable, home: Home | None) -> Move | None:
-    """Return where GRUB's core goes; None where BIOS cannot boot the disk now either.
+    """Return where GRUB's core goes; None where no BIOS boots the disk now either.
 
-    Raises Refused for boot code that would find nothing under a GPT.
+    Raises Refused for boot code that would find nothing under a GPT, or that nobody here knows.
     """
     disk = tree.disks[0]
-    paths = boot_paths(tree)
-    bios = next((path for path in paths if path.firmware == "bios"), None)
     folded = home is not None and home.record.core is not None
-    if not folded and (bios is None or not bios.works):
-        return None
     code = disk.read(0, loader.SECTOR)
-    if not folded and bios is not None and bios.what != "GRUB":
-        raise Refused(f"BIOS boots the disk by {bios.what}, which looks for an MBR", volume=disk.name)
+    if not folded and not boots_by_grub(tree, table, code):
+        return None
     core, wrong = bios_core(disk, code)
     at = struct.unpack_from("<Q", code, KERNEL_SECTOR)[0] * loader.SECTOR
     if home is None or home.record.core is None:
@@ -155,6 +155,27 @@ def plan_move(tree: Tree, table: MbrTable, home: Home | None) -> Move | None:
             hint="onebay repair",
         )
     return place(disk, table, core, code=code, at=at, taken=len(core))
+
+
+def boots_by_grub(tree: Tree, table: MbrTable, code: bytes) -> bool:
+    """Whether BIOS boots the disk by a GRUB that works; False where it cannot boot it at all.
+
+    Raises Refused for all other boot code: what it loads would be gone, or not found any more.
+    """
+    path = next(path for path in boot_paths(tree) if path.firmware == "bios")
+    if path.works and path.what == "GRUB":
+        return True
+    starter = any(path.what.startswith(name) for name in STARTERS) and not code[NUMBER_AT]
+    if path.what == "nothing" or (starter and not any(part.active for part in table.partitions)):
+        return False
+    name = tree.disks[0].name
+    if path.works:
+        raise Refused(f"BIOS boots the disk by {path.what}, which looks for an MBR", volume=name)
+    raise Refused(
+        f"BIOS runs {path.what} from the disk: {path.why}; a GPT may overwrite what it needs",
+        volume=name,
+        hint="where BIOS need not boot the disk, overwrite its first 440 bytes with zeros (dd)",
+    )
 
 
 def ours(core: bytes, code: bytes, record: Record) -> bool:
@@ -174,24 +195,28 @@ def ours(core: bytes, code: bytes, record: Record) -> bool:
 def place(disk: Volume, table: MbrTable, core: bytes, *, code: bytes, at: int, taken: int) -> Move:
     """Choose the place of the core: where it is, behind the `taken` bytes there, or a gap.
 
-    Raises Refused without room.
+    Raises Refused without room, or where somebody else's bytes stand there.
     """
     first = min(part.start for part in table.partitions)
     start = at if at >= GPT_START else -(-max(GPT_START, at + taken) // PAGE) * PAGE
     size = first - start
     if size < len(core) or at > first:
-        start, size = gap_for(disk, table), CORE_ROOM
+        start, size = gap_for(disk, table, at), CORE_ROOM
     lba = start // loader.SECTOR
-    return Move(loader.embedded_core(core, lba, size), loader.boot_code(code, lba), start, size)
+    core = loader.embedded_core(core, lba, size)
+    refuse_foreign(disk, start, core)
+    return Move(core, loader.boot_code(code, lba), start, size)
 
 
-def gap_for(disk: Volume, table: MbrTable) -> int:
-    """Return a free MiB between partitions or behind the last; raises Refused where there is none."""
-    taken = {copy.at for copy in find_copies(disk, table)}
+def gap_for(disk: Volume, table: MbrTable, at: int) -> int:
+    """Return a free MiB of zeros between partitions or behind the last, or `at` where the core is in one.
+
+    Raises Refused where there is none.
+    """
     for gap in usable_gaps(table):
-        free = gap.aligned()
-        if free.size >= CORE_ROOM and free.start not in taken:
-            return free.start
+        start = free_piece(disk, gap, CORE_ROOM, keep=at)
+        if start is not None:
+            return start
     raise Refused("no room for a BIOS boot partition", volume=disk.name, expected=CORE_ROOM)
 
 
