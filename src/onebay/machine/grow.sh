@@ -11,8 +11,11 @@ if [ "$kind" = luks ]; then
     cryptsetup open --key-file /mnt/share/key "$volume" inside
     volume=/dev/mapper/inside
 fi
+# what is full already is not touched: each of these tools would write the time, or a higher number
+short() { [ "$(($(blockdev --getsize64 "$volume") - $1))" -ge "$2" ]; }
 if [ "$(blkid -p -s TYPE -o value "$volume")" = LVM2_member ]; then
-    pvresize -q "$volume"
+    read -r start count extent < <(pvs --noheadings --units b --nosuffix -o pe_start,pv_pe_count,vg_extent_size "$volume")
+    ! short $((start + count * extent)) "$extent" || pvresize -q "$volume"
     group=$(pvs --noheadings -o vg_name "$volume" | tr -d ' ')
     vgchange -q --activate y "$group"
     name=$(lvs --noheadings --units b --nosuffix -o lv_name --sort -lv_size "$group" | sed -n 1p | tr -d ' ')
@@ -25,17 +28,31 @@ echo "inside: $type on $volume"
 mkdir -p /media/volume
 case $type in
     ext4)
+        blocks=$(dumpe2fs -h "$volume" 2> /dev/null | sed -n 's/^Block count: *//p')
+        size=$(dumpe2fs -h "$volume" 2> /dev/null | sed -n 's/^Block size: *//p')
+        if ! short $((blocks * size)) "$size"; then
+            exit 0
+        fi
         e2fsck -f -p "$volume" || [ $? = 1 ]
         resize2fs "$volume"
         e2fsck -f -n "$volume"
         ;;
     xfs)
+        blocks=$(xfs_db -r -c 'sb 0' -c 'print dblocks' "$volume" | sed 's/.*= //')
+        size=$(xfs_db -r -c 'sb 0' -c 'print blocksize' "$volume" | sed 's/.*= //')
+        if ! short $((blocks * size)) $((16 << 20)); then
+            exit 0
+        fi
         mount "$volume" /media/volume
         xfs_growfs -d /media/volume
         umount /media/volume
         xfs_repair -n "$volume"
         ;;
     btrfs)
+        size=$(btrfs inspect-internal dump-super "$volume" | sed -n 's/^dev_item.total_bytes[[:space:]]*//p')
+        if ! short "$size" $((1 << 20)); then
+            exit 0
+        fi
         mount "$volume" /media/volume
         btrfs filesystem resize max /media/volume
         umount /media/volume
