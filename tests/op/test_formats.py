@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +204,108 @@ def test_a_container_in_a_packed_file(made: dict[str, Path], tmp_path: Path) -> 
     path = tmp_path / "disk.gz"
     path.write_bytes(gzip.compress(made["qcow2"].read_bytes()))
     fails(4, "inspect", path, match="qcow2 in a gzip file")
+
+
+CUT = {
+    "vmdk": ("vmdk", ()),
+    "vhdx": ("vhdx", ()),
+    "vdi": ("vdi", ()),
+    "vhd": ("vpc", ("-o", "force_size=on")),
+    "qcow2": ("qcow2", ()),
+    "old.qcow2": ("qcow2", ("-o", "compat=0.10")),
+    "sub.qcow2": ("qcow2", ("-o", "extended_l2=on,cluster_size=64k")),
+    "allocated.qcow2": ("qcow2", ("-o", "preallocation=metadata")),
+    "packed.qcow2": ("qcow2", ("-c",)),
+    "zstd.qcow2": ("qcow2", ("-c", "-o", "compression_type=zstd")),
+    "stream.vmdk": ("vmdk", ("-o", "subformat=streamOptimized")),
+}
+
+
+@pytest.fixture(scope="module")
+def text_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk whose last cluster with data is full of text, which packs well."""
+    path = tmp_path_factory.mktemp("text") / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(40 * MIB + 3 * 512)
+        for at in (0, 9 * MIB, 33 * MIB):
+            file.seek(at)
+            file.write(random.Random(at).randbytes(MIB))
+            file.write("".join(f"{number} bottles\n" for number in range(at, at + 70000)).encode())
+    return path
+
+
+def data_end(path: Path, driver: str) -> int:
+    """The highest byte of a file that qemu finds data of the disk at; where it does not say, all that is not
+    padding: of a grain up to its last byte, of a cluster to a whole sector."""
+    entries = json.loads(tool("qemu-img", "map", "--output=json", "-f", driver, path))
+    ends = [entry["offset"] + entry["length"] for entry in entries if entry["data"] and "offset" in entry]
+    known = all("offset" in entry for entry in entries if entry["data"])
+    if known:
+        return max(ends)
+    return len(path.read_bytes().rstrip(b"\0")) if driver == "vmdk" else path.stat().st_size
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_that_was_cut_short(name: str, text_disk: Path, tmp_path: Path) -> None:
+    """One byte is missing, or a half: qemu would give zeros for it, or what zeros unpack to."""
+    driver, options = CUT[name]
+    whole, path = tmp_path / f"whole.{name}", tmp_path / f"disk.{name}"
+    tool("qemu-img", "convert", "-f", "raw", "-O", driver, *options, text_disk, whole)
+    end = data_end(whole, driver)
+    size = whole.stat().st_size
+    assert MIB < end <= size
+    for length in (size, end, end - 1, end - 512, end - 5000, end - 70000, size // 2, size // 20):
+        shutil.copyfile(whole, path)
+        os.truncate(path, length)
+        if length >= end:
+            tool("qemu-img", "compare", "-f", driver, "-F", "raw", path, text_disk)
+            onebay("inspect", path)
+        else:
+            fails(5, "inspect", path)
+            fails(5, "capture", path, tmp_path / "i.raw.zst", "--all")
+    assert not (tmp_path / "i.raw.zst").exists()
+
+
+@pytest.mark.parametrize("form", ["monolithicFlat", "twoGbMaxExtentFlat", "twoGbMaxExtentSparse"])
+def test_a_file_that_leads_to_one_that_was_cut_short(form: str, text_disk: Path, tmp_path: Path) -> None:
+    path = tmp_path / "disk.vmdk"
+    tool("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={form}", text_disk, path)
+    (other,) = set(tmp_path.iterdir()) - {path}
+    onebay("inspect", "--allow-backing", path)
+    os.truncate(other, data_end(path, "vmdk") - 1 if "Sparse" in form else other.stat().st_size - 1)
+    fails(5, "inspect", "--allow-backing", path, match=f"{other}.*ends early")
+
+
+def test_a_backing_or_data_file_that_was_cut_short(text_disk: Path, tmp_path: Path) -> None:
+    below, path, data = tmp_path / "below.qcow2", tmp_path / "disk.qcow2", tmp_path / "data"
+    tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", text_disk, below)
+    tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "below.qcow2", path)
+    onebay("inspect", "--allow-backing", path)
+    os.truncate(below, data_end(below, "qcow2") - 1)
+    fails(5, "inspect", "--allow-backing", path, match="below.qcow2.*ends early")
+    options = ("-o", f"data_file={data}")
+    tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, text_disk, path)
+    onebay("inspect", "--allow-backing", path)
+    os.truncate(data, data_end(path, "qcow2") - 1)
+    fails(5, "inspect", "--allow-backing", path, match="data.*ends early")
+
+
+def test_damaged_or_in_use(made: dict[str, Path], tmp_path: Path) -> None:
+    """A vhd that ends early has a "free_data_block_offset" for qemu, and is in nobody's use."""
+    path = tmp_path / "disk.vhd"
+    content = made["dynamic.vhd"].read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    fails(5, "inspect", path, match="free_data_block_offset")
+    used = tmp_path / "lock.qcow2"
+    shutil.copyfile(made["qcow2"], used)
+    with subprocess.Popen(["qemu-io", "-f", "qcow2", str(used)], stdin=-1, stdout=-1, text=True) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        writer.stdin.write("write 0 512\n")
+        writer.stdin.flush()
+        assert "wrote" in writer.stdout.readline()
+        fails(3, "inspect", used, match="a running machine uses it")
+        writer.stdin.close()
 
 
 @pytest.mark.parametrize("name", QEMU)

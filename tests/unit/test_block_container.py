@@ -13,6 +13,7 @@ import pytest
 from onebay.base.error import Damaged, Error, Unsupported
 from onebay.block import FileVolume
 from onebay.block.container import Container, detect
+from onebay.block.whole import refuse_short
 
 MIB = 1 << 20
 MADE = {
@@ -155,4 +156,18 @@ def test_any_flipped_byte_is_an_error_of_ours_or_none(name: str, tmp_path: Path)
         patch(path, at, bytes([whole[at] ^ 0xFF]))
         with contextlib.suppress(Error):  # anything else is a bug
             found(path)
+        patch(path, at, whole[at : at + 1])
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_tables_led_astray_are_an_error_of_ours_or_none(name: str, tmp_path: Path) -> None:
+    """A file that another one leads to is followed as its header says, be qemu told to ignore that."""
+    path = create(tmp_path / "disk", *MADE[name])
+    whole = path.read_bytes()
+    heads = (0, 512, 1024, 1536, 192 << 10)
+    for at in (at for head in heads for at in range(head, min(head + 400, len(whole)))):
+        for byte in {0, whole[at] ^ 0xFF}:
+            patch(path, at, bytes([byte]))
+            with contextlib.suppress(Error):  # anything else is a bug
+                refuse_short(path, 1 << 40)
         patch(path, at, whole[at : at + 1])

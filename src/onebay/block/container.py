@@ -43,6 +43,8 @@ MAX_DESCRIPTOR = 1 << 20
 SECTOR = 512
 VMDK = struct.Struct("<4sIIQQQQ")
 VMDK_TEXT = b"# Disk DescriptorFile"
+# of a VMDK descriptor: sectors, kind, name and first sector of a file that holds a part of the disk
+EXTENT = re.compile(rb'^\s*(?:RW|RDONLY|NOACCESS)\s+(\d+)\s+(\w+)\s+"([^"]*)"(?:[ \t]+(\d+))?', re.MULTILINE)
 VDI_SIGNATURE = 0xBEDA107F
 
 
@@ -174,7 +176,7 @@ def vmdk_sparse(file: Volume, head: bytes) -> Container:
 def vmdk_text(file: Volume, head: bytes) -> Container:  # noqa: ARG001
     """Read a VMDK that is only a descriptor: its disk lies in other files."""
     text = file.read(0, min(file.size, MAX_DESCRIPTOR))
-    extents = re.findall(rb'^\s*(?:RW|RDONLY|NOACCESS)\s+\d+\s+\w+\s+"([^"]*)"', text, re.MULTILINE)
+    extents = [name for _, _, name, _ in EXTENT.findall(text)]
     if not extents:
         raise Damaged("the vmdk descriptor names no extent", volume=file.name, hint=AS_RAW)
     return Container("vmdk", (*(readable(name) for name in extents), *parents(text)))

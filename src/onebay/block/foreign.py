@@ -8,6 +8,7 @@ ends by itself with the connection, so that nothing is left behind even where we
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from onebay.block.file import FileVolume
 from onebay.block.nbd import NbdVolume, connect
 from onebay.block.open import guess_sector_size, open_disk
 from onebay.block.unpack import CODECS, unpack
+from onebay.block.whole import refuse_short
 
 if TYPE_CHECKING:
     import socket
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 # what the user may call a format -> qemu's name
 NAMES = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vhdx": "vhdx", "vmdk": "vmdk", "vdi": "vdi"}
 MAX_SIZE = 64 << 40  # bytes of a disk in a container, unless the user says more
+# block/file-posix.c, raw_check_lock_bytes
+LOCKED = re.compile(r'Failed to get (shared )?("[^"]*" )?lock')
 PATIENCE = 60  # seconds until qemu-nbd has read the metadata of a large file
 
 
@@ -73,8 +77,9 @@ def open_input(
 ) -> Volume:
     """Open a disk for reading, whatever holds it: a block device, a raw image, a container, a packed image.
 
-    Raises what `open_disk` raises, Unsupported for kinds nobody reads, Damaged, ToolMissing without qemu, and
-    Refused where the file leads to others or claims to be too large.
+    Raises what `open_disk` raises, Unsupported for kinds nobody reads, Damaged (Truncated where the file has
+    not all of its disk), ToolMissing without qemu, and Refused where the file leads to others or claims to be
+    too large.
     """
     if not path.is_file():
         return open_disk(path, sector_size=sector_size)
@@ -98,6 +103,8 @@ def open_input(
         file.close()
     try:
         settle(volume, found, reading, sector_size)
+        if found.kind not in CODECS:  # of a packed file, its own format says where it ends
+            refuse_short(path, volume.size)
     except Error:
         volume.close()
         raise
@@ -215,12 +222,12 @@ def reach(where: str, process: Popen[bytes], path: Path) -> socket.socket:
 
 def told(text: str, found: Container, path: Path) -> Error:
     """Turn what qemu says of a file that it cannot open into an error of ours."""
-    lines = [line for line in text.strip().splitlines() if line]
-    last = lines[-1] if lines else "no reason given"
+    lines = [line for line in text.strip().splitlines() if line] or ["no reason given"]
+    last = next((line for line in lines if LOCKED.search(line)), lines[-1])  # a question follows that one
     _, mark, why = last.rpartition("}': ")
     why = why if mark else last.removeprefix("qemu-nbd: ")
     what = f"qemu cannot read it as {found.kind}: {why[:1].lower()}{why[1:]}"
-    if "lock" in why:
+    if LOCKED.search(why):
         return Refused(what, volume=str(path), hint="a running machine uses it")
     if "No such file" in why:
         return Incomplete(what, volume=str(path)) if found.others else Missing(what, volume=str(path))
