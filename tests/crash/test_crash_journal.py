@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from onebay.ops.capture import look
 from onebay.ops.fold import plan_fold
 from onebay.ops.grow import grow, has_room, plan_grow
 from onebay.ops.journal import FILE_SIZE, HEAD, MAGIC, MIB, Journal, refuse_pending
+from onebay.ops.journalmark import find_mark
 from onebay.ops.run import Plan, execute
 from onebay.sample.build import Sample, build_mini
 from tests.crash.disks import Judge, soiled
@@ -190,21 +192,46 @@ def test_what_the_change_does_not_stand_on_may_change() -> None:
     assert critical(disk)[: 9 * GRAIN] == critical(log.volume(log.final()))[: 9 * GRAIN]
 
 
-def test_another_disk_is_not_touched(tmp_path: Path) -> None:
-    """A journal file belongs to the disk whose sectors it knows."""
-    disk = Recorder(disk_of(512))
-    store = Writable(Nothing(FILE_SIZE))
-    journal = Journal(disk, store)
-    plan = plan_for(disk)
-    journal.commit([s for s in plan.steps if isinstance(s, Write) and s.why.startswith("critical")])
-    larger = Overlay(disk_of(512), size=SIZE + MIB)
-    assert Journal(larger, store).pending() is None
-    other = Recorder(Soiled(Nothing(SIZE), SIZE, ExtentSet.single(0, SIZE), seed=9))
-    redo = Journal(other, store).pending()
-    assert redo is not None
-    with pytest.raises(Refused, match="changed since"):
-        Journal(other, store).replay(redo)
-    assert other.writes == 0
+def test_a_file_belongs_to_the_disk_with_its_mark(ext_sample: Sample) -> None:
+    """Another disk, of another size or a twin of the same one, neither takes nor overwrites nor clears it."""
+    log, held, state, kept = cut_with_a_file(ext_sample)
+    size = log.base.size
+    for other in (soiled(ext_sample, 96 * MIB), soiled(ext_sample, 160 * MIB)):
+        disk, store = Recorder(other), Recorder(held.volume(kept))
+        journal = Journal(disk, store)
+        assert journal.pending() is None
+        assert not journal.traces()
+        refused(partial(grow, disk, store=store), f"an interrupted change of another disk, of {size} bytes")
+        refused(partial(journal.commit, []), "an interrupted change of another disk")
+        journal.erase()
+        assert store.writes == 0
+    again, store = Writable(log.volume(state)), Writable(held.volume(kept))
+    grow(again, store=store)
+    assert not Journal(again, store).traces()
+    grow(Writable(soiled(ext_sample, 160 * MIB)), store=store)  # and now it is free
+
+
+def cut_with_a_file(sample: Sample) -> tuple[Log, Log, Content, Content]:
+    """A grow with its journal in a file, cut in the change: logs of disk and file, and their states then."""
+    disk, store = Recorder(soiled(sample, 96 * MIB)), Recorder(Nothing(FILE_SIZE))
+    grow(disk, store=store)
+    log, held = disk.log(), store.log()
+    waiting = [dict(c) for c in log.prefixes() if waits(log.volume(c))]
+    return log, held, waiting[len(waiting) // 2], state_after(held, len(held.epochs) - 1, None)
+
+
+def waits(disk: Volume) -> bool:
+    """Whether the disk says that a change of it waits."""
+    found = find_mark(disk)
+    return found is not None and not found[1].settled
+
+
+def test_no_file_where_the_disk_cannot_tell_of_it() -> None:
+    """A disk without a place for the mark: nothing is written, neither to it nor to the file."""
+    disk, store = Recorder(disk_of(512)), Recorder(Nothing(FILE_SIZE))
+    refused(lambda: execute(plan_for(disk), journal=Journal(disk, store)), "no free sector before the first")
+    assert store.writes == 0
+    assert critical(disk) == critical(disk_of(512))
 
 
 def test_no_room() -> None:

@@ -22,7 +22,7 @@ from onebay.ops.journalmark import MAGIC, MARK, PLACES, Mark, find_mark, free_pl
 from onebay.sample.build import Sample, build_mini
 from tests.crash.disks import Judge, soiled
 from tests.crash.recording import Content, Log, Recorder, Replayed, Writable
-from tests.crash.test_crash_journal import Nothing
+from tests.crash.test_crash_journal import Nothing, waits
 
 GROWTH = 96 * MIB
 MORE = 64 * MIB
@@ -41,7 +41,7 @@ def ext_sample(cache: Path) -> Sample:
 def marked_states(log: Log, base: Volume) -> Iterator[Content]:
     """Every state after a sector in which the disk says that a change waits."""
     for content in log.prefixes():
-        if find_mark(Replayed(base, content, log.universe)) is not None:
+        if waits(Replayed(base, content, log.universe)):
             yield dict(content)
 
 
@@ -58,7 +58,7 @@ def test_the_disk_became_larger(sample: Sample, tmp_path: Path, tally: Counter[s
     picked = rng.sample(marked, min(len(marked), 60 if thorough else 5)) + others
     for content in picked:
         again = Writable(Replayed(large, content, log.universe))
-        waits = find_mark(again) is not None
+        waiting = waits(again)
         grow(again)
         judge.file_system(again)
         judge.table(again)
@@ -66,7 +66,7 @@ def test_the_disk_became_larger(sample: Sample, tmp_path: Path, tally: Counter[s
         assert not plan_grow(again).steps
         tally["states"] += 1
         tally["on a disk that became larger"] += 1
-        tally["with a journal"] += waits
+        tally["with a journal"] += waiting
     judge.close()
     if sample.layout.filesystem == "ext4":
         assert len(marked) > 20
@@ -104,8 +104,8 @@ def test_the_file_was_not_given(
     others = log.sample(rng, *((200, 100) if thorough else (6, 6)))
     for content in rng.sample(marked, 60 if thorough else 5) + others:
         again = Writable(log.volume(content))
-        waits = find_mark(again) is not None
-        if waits:
+        waiting = waits(again)
+        if waiting:
             with pytest.raises(Refused, match="its journal is in a file"):
                 grow(again)
             assert not again.pages
@@ -116,7 +116,7 @@ def test_the_file_was_not_given(
         assert find_mark(again) is None
         tally["states"] += 1
         tally["without the journal's file"] += 1
-        tally["with a journal in a file"] += waits
+        tally["with a journal in a file"] += waiting
     judge.close()
 
 

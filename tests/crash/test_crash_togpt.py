@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from onebay.block import FileVolume, Volume
+from onebay.base.error import Refused
+from onebay.block import FileVolume, Overlay, Volume
 from onebay.ops.bootpaths import boot_paths
 from onebay.ops.fold import plan_fold
 from onebay.ops.foldrecord import read_record
-from onebay.ops.grow import grow
-from onebay.ops.journal import Journal
+from onebay.ops.grow import complete, grow
+from onebay.ops.journal import FILE_SIZE, Journal
+from onebay.ops.journalmark import PLACES
 from onebay.ops.kit import find_copies
 from onebay.ops.run import execute
 from onebay.ops.togpt import plan_to_gpt
@@ -24,8 +26,9 @@ from onebay.sample.build import Sample
 from onebay.table import GptTable, Table
 from onebay.tree import discover
 from tests.crash.disks import MIB, Judge, soiled
-from tests.crash.recording import Log, Recorder, Writable
+from tests.crash.recording import Content, Log, Recorder, Writable
 from tests.crash.replay import Memo
+from tests.crash.test_crash_journal import Nothing, waits
 from tests.grubdisk import with_grub
 
 GROWTH = 96 * MIB  # room for two copies of the boot kit and the journal
@@ -52,6 +55,7 @@ class Look:
 class Converted:
     """A recorded run, what the disk was and is, and who judges."""
 
+    folded: Writable
     log: Log
     old: Look
     new: Look
@@ -101,19 +105,16 @@ def converted(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Itera
     assert not old.damage
     assert not new.damage
     judge = Judge(sample, base, tmp_path_factory.mktemp("judge"))
-    yield Converted(log, old, new, judge)
+    yield Converted(base, log, old, new, judge)
     judge.close()
 
 
-def again(disk: Writable) -> None:
+def again(disk: Writable, store: Volume | None = None) -> None:
     """Run the command, without the growth that follows."""
-    journal = Journal(disk)
-    redo = journal.pending()
-    if redo is not None:
-        journal.replay(redo)
+    complete(Journal(disk, store))
     plan = plan_to_gpt(disk)
     if plan.steps:
-        grow(disk, plan=plan)
+        grow(disk, plan=plan, store=store)
 
 
 def test_every_cut_boots(converted: Converted, thorough: bool, tally: Counter[str]) -> None:
@@ -138,6 +139,64 @@ def test_every_cut_boots(converted: Converted, thorough: bool, tally: Counter[st
             (each.table, each.partitions, each.layers, each.core_at)
             for each in (converted.old, converted.new)
         ]
+
+
+def consistent(converted: Converted, disk: Volume) -> bool:
+    """Whether everything is as before or as after: table, partitions, and where the fold's record points."""
+    found = look(disk)
+    return not found.damage and (found.table, found.partitions, found.core_at) in [
+        (each.table, each.partitions, each.core_at) for each in (converted.old, converted.new)
+    ]
+
+
+def test_the_disk_became_larger(converted: Converted, tally: Counter[str]) -> None:
+    """After a cut, as an image file does: what has to change together is found all the same."""
+    for content in converted.log.sample(random.Random(6), 12, 12) + together(converted.log):
+        disk = Writable(Overlay(converted.log.volume(content), size=converted.log.base.size + 64 * MIB))
+        assert consistent(converted, disk)
+        tally["states"] += 1
+
+
+def together(log: Log) -> list[Content]:
+    """The states between the first and the last of the writes that belong together."""
+    return [dict(content) for content in log.prefixes() if waits(log.volume(content))]
+
+
+def test_the_file_was_not_given(converted: Converted, tally: Counter[str]) -> None:
+    """Cut between LBA 0 and the fold's record, and run again without the journal: refused, not half done."""
+    disk, store = Recorder(converted.folded), Recorder(Nothing(FILE_SIZE))
+    again(disk, store)
+    log, held = disk.log(), store.log()
+    kept: Content = {}
+    for epoch in held.epochs[:-1]:
+        for sector, data in epoch:
+            held.put(kept, sector, data)
+    between = together(log)
+    assert len(between) > 2
+    for content in between:
+        cut = Writable(log.volume(content))
+        with pytest.raises(Refused, match="its journal is in a file"):
+            again(cut)
+        assert not cut.pages
+        again(cut, Writable(held.volume(kept)))
+        assert consistent(converted, cut)
+        tally["without the journal's file"] += 1
+    for content in log.sample(random.Random(7), 12, 12):
+        assert waits(log.volume(content)) or consistent(converted, log.volume(content))
+        tally["states"] += 1
+
+
+def test_no_file_without_a_place_for_the_mark(converted: Converted) -> None:
+    """Under the new table too; nothing is written."""
+    disk = Recorder(Writable(converted.folded))
+    table = discover([disk]).on(disk)
+    assert isinstance(table, Table)
+    first = min(part.start for part in table.partitions)
+    disk.write(first - PLACES * 512, b"somebody's" * 400)
+    before = disk.writes
+    with pytest.raises(Refused, match="no free sector before the first partition"):
+        again(disk, Writable(Nothing(FILE_SIZE)))
+    assert disk.writes == before
 
 
 def test_again_completes(converted: Converted, thorough: bool, tally: Counter[str]) -> None:

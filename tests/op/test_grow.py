@@ -6,11 +6,12 @@ import io
 import os
 import random
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from badkit import fails, onebay
+from badkit import fails, onebay, untouched
 
 from onebay.base.error import Refused
 from onebay.base.step import Write, apply
@@ -20,7 +21,7 @@ from onebay.fs.btrfs.csum import sealed
 from onebay.fs.btrfs.record import SUPER, SUPER_PLACES
 from onebay.ops.foldlayout import data_table
 from onebay.ops.grow import grow, has_room, plan_grow
-from onebay.ops.journal import MAX_BODY, ROOM, Journal
+from onebay.ops.journal import FILE_SIZE, MAX_BODY, ROOM, Journal
 from onebay.ops.journalmark import find_mark
 from onebay.ops.kit import make_kit, tail_room
 from onebay.ops.run import Plan, execute
@@ -284,6 +285,29 @@ def test_a_file_is_made_only_where_it_will_be_used(tmp_path: Path) -> None:
     fails(3, "grow", path, "--journal", other, match="its journal is in a file")
     assert not other.exists()
     assert "completed" in onebay("grow", path, "--journal", store).stdout
+
+
+def test_a_journal_of_another_disk(tmp_path: Path) -> None:
+    """Two disks from one image: what waits for one is neither used nor forgotten for the other."""
+    path, twin, larger, store = (tmp_path / name for name in ("disk.img", "twin", "larger", "journal"))
+    make(path, golden("v12"))
+    os.truncate(path, 64 * MIB)
+    for copy, size in ((twin, 64), (larger, 80)):
+        shutil.copyfile(path, copy)
+        os.truncate(copy, size * MIB)
+    disk, held = open_disk(path, writable=True), create_disk(store, FILE_SIZE)
+    old, new = disk.read(5 * MIB, 512), random.Random(7).randbytes(512)
+    Journal(disk, held).commit([Write(disk, 5 * MIB, new, "critical: a change")])
+    disk.close()
+    held.close()
+    match = f"holds an interrupted change of another disk, of {64 * MIB} bytes"
+    with untouched(store, twin, larger):
+        for other in (twin, larger):
+            for more in ((), ("--drop-journal",), ("--dry-run",)):
+                fails(3, "grow", other, "--journal", store, *more, match=match)
+    assert "completed a change" in onebay("grow", path, "--journal", store).stderr
+    assert path.read_bytes()[5 * MIB :][:512] == new != old
+    assert "grown" in onebay("grow", twin, "--journal", store).stdout
 
 
 def test_verbs_in_one_process_do_not_lock_each_other_out(tmp_path: Path) -> None:

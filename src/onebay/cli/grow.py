@@ -80,6 +80,7 @@ def command(
             forget(found, volume, yes=yes)
             return
         interrupted = found.pending() is not None
+        found.refuse_foreign()
         if dry_run:
             plan = rehearse(volume, convert=table == "gpt")
             foresee(plan, key)
@@ -90,7 +91,7 @@ def command(
             show_plan(plan, as_json=as_json)
             return
         warn_twins(volume, report=report)
-        if interrupted:
+        if interrupted or found.settled():
             confirm(volume, "complete an interrupted change of", yes=yes)
             complete(found, report=report)
         if journal and store is None:
@@ -149,6 +150,7 @@ def rehearse(volume: Volume, *, convert: bool) -> Plan:
 def forget(journal: Journal, volume: FileVolume, *, yes: bool) -> None:
     """Erase the journal and do nothing else: the file system wants to be checked before it grows."""
     if not journal.traces():
+        journal.refuse_foreign()
         answer("no change was interrupted; nothing was written")
         return
     confirm(volume, "forget an interrupted change of", yes=yes)

@@ -14,7 +14,7 @@ from onebay.base.event import Noted, silent
 from onebay.base.extent import ExtentSet
 from onebay.base.step import Flush, Write, Zero
 from onebay.block import Span
-from onebay.ops.journal import MAX_BODY, Journal, body_size
+from onebay.ops.journal import MAX_BODY, Journal, body_size, no_mark
 from onebay.ops.kit import find_copies, plan_carry
 from onebay.ops.need import needed
 from onebay.ops.run import Plan, Planner, execute, is_critical
@@ -99,6 +99,7 @@ def complete(journal: Journal, *, report: Report = silent) -> bool:
     """Complete an interrupted change, and return whether there was one."""
     redo = journal.pending()
     if redo is None:
+        journal.tidy()
         return False
     journal.replay(redo)
     report(Noted("completed a change that was interrupted", journal.disk.name))
@@ -126,7 +127,10 @@ def has_room(plan: Plan, journal: Journal) -> bool:
         (step.at, step.at + step.size) for step in plan.steps if not isinstance(step, Flush)
     )
     if journal.store is not plan.disk:
-        refuse_unmarked(plan, written)
+        # where the table itself is the change, the mark must be found under the old and the new one
+        if Journal(plan.disk).mark_place(written, plan.after) is None:
+            raise no_mark(plan.disk)
+        journal.refuse_foreign()
         return True
     room = journal.room(size)
     disk = plan.after or plan.disk
@@ -145,19 +149,6 @@ def has_room(plan: Plan, journal: Journal) -> bool:
             hint="name a file on another disk with --journal",
         )
     return True
-
-
-def refuse_unmarked(plan: Plan, written: ExtentSet) -> None:
-    """Raise Refused where the disk has no place to say that its journal is in a file.
-
-    Cut short and run again without the file, the change would be half done, and nobody would know.
-    """
-    if Journal(plan.after or plan.disk).mark_place(written) is None:
-        raise Refused(
-            "no free sector before the first partition, to say on the disk that its journal is in a file",
-            volume=plan.disk.name,
-            hint="leave --journal out",
-        )
 
 
 def refuse_damage(tree: Tree) -> None:

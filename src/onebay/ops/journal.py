@@ -9,7 +9,8 @@ back took away what the changes stand on, such as the new block groups of a file
 change wrote before, without the journal, must still be there too.
 
 The journal is found by the size of the disk, and by a mark (ops/journalmark.py) where the disk became larger
-since, or where the journal is in a file that nobody named.
+since. A journal in a file belongs to the disk whose mark has the digest of its head, and to no other: without
+such a mark on a disk nothing waits there, and the file is neither written out, nor used again, nor cleared.
 
     head   one sector at the last whole MiB of the disk but two: HEAD, zeros to the end of the sector
     body   ends where the head begins: for each write `at` (8), `size` (4), old bytes, new bytes; then for
@@ -26,7 +27,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from onebay.base.error import Refused
 from onebay.base.extent import Extent, ExtentSet
 from onebay.base.record import Layout
-from onebay.ops.journalmark import find_mark, free_place, pack_mark
+from onebay.block import Overlay
+from onebay.ops.journalmark import find_mark, free_place, pack_mark, pack_settled, places
 from onebay.ops.run import on_failure
 
 if TYPE_CHECKING:
@@ -107,15 +109,26 @@ class Journal:
         """Return the bytes of the store that a body of `size` bytes and the head take."""
         return Extent(self.head_at - -(-size // MIB) * MIB, self.head_at + self.store.sector_size)
 
-    def mark_place(self, taken: ExtentSet) -> int | None:
-        """Return where the mark would stand on the disk, away from the bytes `taken`, or None."""
-        return free_place(self.disk, taken)
+    @property
+    def in_file(self) -> bool:
+        """Whether the journal is not on the disk itself."""
+        return self.store is not self.disk
+
+    def mark_place(self, taken: ExtentSet, after: Volume | None = None) -> int | None:
+        """Return where the mark would stand on the disk, away from the bytes `taken`, or None.
+
+        It would be found on `after` as well.
+        """
+        return free_place(self.disk, taken, after)
 
     def commit(self, writes: Sequence[Write], before: ExtentSet | None = None) -> None:
         """Write the journal; when this returns, `writes` will reach the disk whatever happens.
 
-        `before` is what the same change wrote already. Raises Refused where the body does not fit.
+        `before` is what the same change wrote already. Raises Refused where the body does not fit, where the
+        file holds a change of another disk, or where the disk has no place to say that there is a file.
         """
+        self.refuse_foreign()
+        self.tidy()
         changes = [Change(write.at, self.disk.read(write.at, write.size), write.data) for write in writes]
         body = b"".join(
             ENTRY.pack(change.at, len(change.new)) + change.old + change.new for change in changes
@@ -126,25 +139,60 @@ class Journal:
         room = self.room(len(body))
         if room.start < 0 or len(body) > MAX_BODY:
             raise Refused("the journal does not fit", volume=self.store.name, found=len(body))
-        self.disk.flush()
-        self.store.write(self.head_at - len(body), body)
-        self.store.flush()
+        mark_at = self.mark_place(fresh | (before or ExtentSet()), self.outcome(writes))
+        if mark_at is None and self.in_file:
+            raise no_mark(self.disk)
         head = Head(
             MAGIC, self.disk.size, len(body), len(changes), len(stands_on), sha256(body).digest(), bytes(32)
         )
         packed = HEAD.pack(head)
         packed = packed[:-32] + sha256(packed[:-32]).digest()
+        self.disk.flush()
+        if self.in_file:
+            self.leave_mark(mark_at, packed[-32:], settled=True)
+        self.store.write(self.head_at - len(body), body)
+        self.store.flush()
         self.store.write(self.head_at, packed.ljust(self.store.sector_size, b"\0"))
         self.store.flush()
-        self.leave_mark(packed[-32:], fresh | (before or ExtentSet()))
+        self.leave_mark(mark_at, packed[-32:])
 
-    def leave_mark(self, head_sha: bytes, taken: ExtentSet) -> None:
-        """Say on the disk where its journal is, if there is a place for that outside `taken`."""
-        at = self.mark_place(taken)
+    def outcome(self, writes: Sequence[Write]) -> Volume:
+        """Return the start of the disk, where marks are, as `writes` will leave it."""
+        end = max(places(self.disk), default=0)
+        after = Overlay(self.disk)
+        for write in writes:
+            if write.at < end:
+                after.write(write.at, write.data[: end - write.at])
+        return after
+
+    def leave_mark(self, at: int | None, head_sha: bytes, *, settled: bool = False) -> None:
+        """Say on the disk where its journal is, if there is a place for that."""
         if at is not None:
-            file = None if self.store is self.disk else self.store.name
-            self.disk.write(at, pack_mark(self.disk, self.head_at, head_sha, file))
+            file = self.store.name if self.in_file else None
+            self.disk.write(at, pack_mark(self.disk, self.head_at, head_sha, file, settled=settled))
             self.disk.flush()
+
+    def refuse_foreign(self) -> None:
+        """Raise Refused where the journal's file holds a change that this disk's mark does not lead to."""
+        head = read_head(self.store, self.head_at) if self.in_file else None
+        found = find_mark(self.disk)
+        if head is not None and (found is None or not leads_to(found[1], head)):
+            raise Refused(
+                f"holds an interrupted change of another disk, of {head.disk_size} bytes",
+                volume=self.store.name,
+                hint="name another file; remove this one only if no disk waits for it",
+            )
+
+    def tidy(self) -> None:
+        """Clear what a cut left of a journal in a file for which nothing waits."""
+        if self.settled():
+            self.disk.recheck()
+            self.erase()
+
+    def settled(self) -> bool:
+        """Whether the disk has a mark that says that nothing waits."""
+        found = find_mark(self.disk)
+        return found is not None and found[1].settled
 
     def witness(self, start: int, end: int) -> Witness:
         """Return what the bytes `start..end` of the disk hold now."""
@@ -160,15 +208,12 @@ class Journal:
         given, or is gone.
         """
         found = find_mark(self.disk)
-        if found is not None:
+        if found is not None and not found[1].settled:
             return self.marked(found[1])
-        for store in (self.disk, self.store)[: 1 if self.store is self.disk else 2]:
-            head = read_head(store, place(store))
-            if head is not None and head.disk_size == self.disk.size:
-                redo = read_body(store, place(store), head)
-                if redo is not None:
-                    return redo
-        return None
+        head = read_head(self.disk, place(self.disk))
+        if head is None or head.disk_size != self.disk.size:
+            return None
+        return read_body(self.disk, place(self.disk), head)
 
     def marked(self, mark: Mark) -> Redo:
         """Return the content of the journal that the mark leads to; raises Refused."""
@@ -190,7 +235,7 @@ class Journal:
             )
         store = self.store if mark.in_file else self.disk
         head = read_head(store, mark.head_at)
-        redo = read_body(store, mark.head_at, head) if head and head.head_sha == mark.head_sha else None
+        redo = read_body(store, mark.head_at, head) if head and leads_to(mark, head) else None
         if redo is None:
             raise Refused(
                 "a change of the disk was interrupted, and this is not its journal"
@@ -203,10 +248,8 @@ class Journal:
         return redo
 
     def traces(self) -> bool:
-        """Whether anything on the disk or in the store says that a change was interrupted."""
-        return find_mark(self.disk) is not None or any(
-            read_head(store, place(store)) is not None for store in (self.disk, self.store)
-        )
+        """Whether anything on the disk says that a change of it was interrupted."""
+        return find_mark(self.disk) is not None or read_head(self.disk, place(self.disk)) is not None
 
     def replay(self, redo: Redo) -> None:
         """Write the changes out again; raises Refused where the disk was used since, and writes nothing."""
@@ -237,18 +280,44 @@ class Journal:
         )
 
     def erase(self) -> None:
-        """Make the journal not count any more, wherever it is: the mark first, then the head."""
+        """Make the journal not count any more: the mark first, then the head, if it is this disk's."""
         found = find_mark(self.disk)
-        places = [(self.disk, place(self.disk)), (self.store, self.head_at)]
         if found is not None:
             at, mark = found
-            places.append((self.store if mark.in_file else self.disk, mark.head_at))
-            self.disk.write(at, bytes(self.disk.sector_size))
-            self.disk.flush()
-        for store, head_at in places:
-            if read_head(store, head_at) is not None:
-                store.write(head_at, bytes(store.sector_size))
-                store.flush()
+            if mark.in_file and self.in_file:
+                self.disk.write(at, pack_settled(mark, self.disk))
+                self.disk.flush()
+                head = read_head(self.store, mark.head_at)
+                if head is not None and leads_to(mark, head):
+                    clear(self.store, mark.head_at)
+            clear(self.disk, at)
+            if not mark.in_file and read_head(self.disk, mark.head_at) is not None:
+                clear(self.disk, mark.head_at)
+        if read_head(self.disk, place(self.disk)) is not None:
+            clear(self.disk, place(self.disk))
+
+
+def clear(volume: Volume, at: int) -> None:
+    """Make a sector zeros, for good."""
+    volume.write(at, bytes(volume.sector_size))
+    volume.flush()
+
+
+def leads_to(mark: Mark, head: Head) -> bool:
+    """Whether a mark is that of the journal with this head."""
+    return mark.head_sha == head.head_sha
+
+
+def no_mark(disk: Volume) -> Refused:
+    """Return the refusal of a journal in a file that nothing on the disk could tell of.
+
+    Cut short and run again without the file, the change would be half done, and nobody would know.
+    """
+    return Refused(
+        "no free sector before the first partition, to say on the disk that its journal is in a file",
+        volume=disk.name,
+        hint="leave --journal out",
+    )
 
 
 def place(store: Volume) -> int:

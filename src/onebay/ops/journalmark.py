@@ -5,11 +5,14 @@ disk, also when the disk has become larger since, or in a file. It is written wh
 before the first write of the change, and cleared after the last one, before the journal is: a mark whose
 journal is gone means a change that cannot be completed. Only a sector that is all zeros is taken, and it is
 zeros again afterwards.
+
+A journal in a file may be any disk's, so the mark is there before the file is written and after it is cleared
+too, as a settled one: nothing waits, and what the file holds is this disk's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"1BYJMRK1"
 IN_FILE = 1
+SETTLED = 2
 PLACES = 8  # sectors before the first partition that may be taken; boot loaders fill the gap from its start
 # These leave the first 1024 bytes of their volume to boot loaders: ext4 layout, "Layout"; btrfs-dev.
 BOOT_BLOCK = frozenset({"ext", "btrfs"})
@@ -47,6 +51,11 @@ class Mark:
     def in_file(self) -> bool:
         """Whether the journal is in a file."""
         return bool(self.flags & IN_FILE)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the change has not begun, or is complete."""
+        return bool(self.flags & SETTLED)
 
     @property
     def file(self) -> str:
@@ -92,10 +101,14 @@ def before_first(table: Table, sector: int) -> list[int]:
     ]
 
 
-def free_place(disk: Volume, taken: ExtentSet) -> int | None:
-    """Return where a mark can be put, away from the bytes `taken`; None where there is no such place."""
+def free_place(disk: Volume, taken: ExtentSet, after: Volume | None = None) -> int | None:
+    """Return where a mark can be put, away from the bytes `taken`; None where there is no such place.
+
+    It is found on `after` as well: the disk as the change will leave it, perhaps with another table.
+    """
     size = disk.sector_size
-    free = (at for at in places(disk) if not taken.overlaps(at, at + size))
+    found, later = places(disk), None if after is None else places(after)
+    free = (at for at in found if (later is None or at in later) and not taken.overlaps(at, at + size))
     return next((at for at in free if not any(disk.read(at, size))), None)
 
 
@@ -108,10 +121,21 @@ def find_mark(disk: Volume) -> tuple[int, Mark] | None:
     return None
 
 
-def pack_mark(disk: Volume, head_at: int, head_sha: bytes, file: str | None) -> bytes:
+def pack_mark(
+    disk: Volume, head_at: int, head_sha: bytes, file: str | None, *, settled: bool = False
+) -> bytes:
     """Return the sector of a mark; `file` names the journal's file where it is not on the disk."""
     name = (file or "").encode("utf-8", "replace")[:NAME]
-    flags = IN_FILE if file is not None else 0
-    mark = Mark(MAGIC, flags, len(name), head_at, disk.size, head_sha, name, bytes(32))
+    flags = (IN_FILE if file is not None else 0) | (SETTLED if settled else 0)
+    return sealed(Mark(MAGIC, flags, len(name), head_at, disk.size, head_sha, name, bytes(32)), disk)
+
+
+def pack_settled(mark: Mark, disk: Volume) -> bytes:
+    """Return the sector of a mark whose change is complete or given up."""
+    return sealed(replace(mark, flags=mark.flags | SETTLED), disk)
+
+
+def sealed(mark: Mark, disk: Volume) -> bytes:
+    """Return a mark with its digest, as long as a sector of `disk`."""
     raw = MARK.pack(mark)[:-32]
     return (raw + sha256(raw).digest()).ljust(disk.sector_size, b"\0")

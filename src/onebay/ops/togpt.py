@@ -56,7 +56,7 @@ LOOK = 4 << 30  # bytes of a file system that are looked through for references
 MIB = 1 << 20
 STARTERS = ("syslinux mbr.bin", "standard MBR code")  # boot paths that begin at the active partition
 NUMBER_AT = 439  # syslinux altmbr.bin starts the partition with this number instead
-MARKS = (PLACES + 1) * 4096  # bytes before the first partition, in which a journal's mark may be
+MARKS = PLACES * 512  # bytes before the first partition, in which a journal's mark may be under both tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def place(disk: Volume, table: MbrTable, core: bytes, *, code: bytes, at: int, t
     """
     first = min(part.start for part in table.partitions)
     start = at if at >= GPT_START else -(-max(GPT_START, at + taken) // PAGE) * PAGE
-    size = first - start
+    size = first - MARKS - start
     if size < len(core) or at > first:
         start, size = gap_for(disk, table, at), CORE_ROOM
     lba = start // loader.SECTOR
@@ -227,11 +227,6 @@ def move_steps(view: Volume, move: Move) -> list[Step]:
         steps += [Write(view, move.start, move.core, f"{WHAT}: move GRUB's core for BIOS"), Flush(view)]
     if view.read(0, len(move.code)) != move.code:
         steps += [Write(view, 0, move.code, "let the boot code find GRUB's core there"), Flush(view)]
-    end = move.start + move.size
-    rest = max(move.start + len(move.core), end - MARKS)
-    # a journal's mark there would not be found again behind the BIOS boot partition; what the change wrote
-    # before is no place for one
-    steps += [Write(view, rest, bytes(end - rest), f"{WHAT}: clear the end of the BIOS boot partition")]
     return steps
 
 
