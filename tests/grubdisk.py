@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -41,4 +42,6 @@ def with_grub(path: Path, *, modules: str = "", start: int = 2048, size: int = 9
         disk.write(loader.boot_code((MODULES / "boot.img").read_bytes(), 1))
         disk.seek(512)
         disk.write(loader.embedded_core(raw + bytes(-len(raw) % 512), 1, start * 512 - 512))
+        disk.flush()
+        os.fsync(disk.fileno())  # its blocks are counted from here on
     return path

@@ -251,3 +251,38 @@ def test_what_is_in_the_way_of_the_core_is_kept(tmp_path: Path) -> None:
     with untouched(disk):
         done = onebay("grow", disk, "--table", "gpt", status=3)
     assert f"at {100 * 512:#x}: something that is neither GRUB nor a GPT" in done.stderr
+
+
+def test_no_bios_boot_partition_behind_the_one_that_grows(tmp_path: Path) -> None:
+    """On a disk of old, with its first partition at sector 63, there is no other room."""
+    disk = with_grub(tmp_path / "disk.img", start=63)
+    with untouched(disk):
+        done = onebay("grow", disk, "--table", "gpt", status=3)
+    assert "behind the last partition, which could not grow any more" in done.stderr
+    truncate(disk, 128 * MIB)
+    foldkit.run("sfdisk", "-q", "--append", "--no-tell-kernel", disk, stdin="start=106496, type=83\n")
+    truncate(disk, 160 * MIB)
+    onebay("grow", disk, "--table", "gpt")
+    new = partitions(disk)
+    assert new[11] == (104448, 2048, BIOS_BOOT)  # between the two
+    assert new[2][0] + new[2][1] > 150 * MIB // 512
+    assert boots(disk)["bios"]["works"]
+
+
+def truncate(disk: Path, size: int) -> None:
+    with disk.open("r+b") as file:
+        file.truncate(size)
+
+
+def test_what_is_said_in_the_end(tmp_path: Path) -> None:
+    disk = small(tmp_path / "disk.img", "start=2048, size=126976, type=83")
+    dry = onebay("grow", disk, "--table", "gpt", "--dry-run", "--json").document["steps"]
+    twin = tmp_path / "twin.img"
+    shutil.copyfile(disk, twin)
+    done = onebay("grow", twin, "--table", "gpt", "--json").document
+    assert [step.get("why") for step in done["steps"]] == [step.get("why") for step in dry]
+    assert "make the mbr a protective one" in str(done["steps"])
+    assert onebay("grow", disk, "--table", "gpt").stdout == "converted to GPT; nothing left to grow\n"
+    assert "full already; nothing was written" in onebay("grow", disk, "--table", "gpt").stdout
+    larger = small(tmp_path / "larger.img", "start=2048, size=65536, type=83")
+    assert onebay("grow", larger, "--table", "gpt").stdout == "converted to GPT and grown\n"

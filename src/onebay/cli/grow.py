@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onebay.base.event import Report
+    from onebay.base.step import Step
     from onebay.block import Volume
     from onebay.ops.run import Plan
 
@@ -96,7 +97,7 @@ def command(
             complete(found, report=report)
         if journal and store is None:
             store = stack.enter_context(closing(open_journal(journal)))
-        plan = carry_out(volume, store, convert=table == "gpt", yes=yes, report=report)
+        plan, converted = carry_out(volume, store, convert=table == "gpt", yes=yes, report=report)
         yes = yes or bool(plan.steps)
         inside = grow_inside(volume, plan, cache=cache, key=key, store=store, yes=yes, report=report)
     if as_json:
@@ -104,36 +105,46 @@ def command(
         return
     for note in plan.notes:
         remark(f"note: {note}")
-    full = "the interrupted change is completed; the disk is full"
-    answer(
-        "grown"
-        if plan.steps or inside
-        else full
-        if interrupted
-        else "the disk is full already; nothing was written"
-    )
+    grown = inside or len(plan.steps) > converted
+    answer(outcome(converted=converted > 0, grown=grown, interrupted=interrupted))
+
+
+def outcome(*, converted: bool, grown: bool, interrupted: bool) -> str:
+    """Say what was done."""
+    if converted:
+        return "converted to GPT and grown" if grown else "converted to GPT; nothing left to grow"
+    if grown:
+        return "grown"
+    if interrupted:
+        return "the interrupted change is completed; the disk is full"
+    return "the disk is full already; nothing was written"
 
 
 def carry_out(
     volume: FileVolume, store: FileVolume | None, *, convert: bool, yes: bool, report: Report
-) -> Plan:
-    """Grow the disk, where `convert` after it became a GPT; return the plan of the growth with all notes."""
+) -> tuple[Plan, int]:
+    """Grow the disk, where `convert` after it became a GPT.
+
+    Return one plan of everything that was done, and how many of its steps, the first ones, convert.
+    """
+    before: list[Step] = []
     notes: list[str] = []
     if convert:
         converted = plan_to_gpt(volume)
-        notes = converted.notes
-        if converted.steps:
+        before, notes = converted.steps, converted.notes
+        if before:
             confirm(volume, "turn the MBR into a GPT and grow", yes=yes)
             yes = True
             grow(volume, plan=converted, store=store, report=report)
             volume.settle()
     plan = plan_grow(volume)
-    plan.notes[:0] = notes
     if plan.steps:
         confirm(volume, "grow", yes=yes)
         grow(volume, plan=plan, store=store, report=report)
         volume.settle()
-    return plan
+    plan.notes[:0] = notes
+    plan.steps[:0] = before
+    return plan, len(before)
 
 
 def rehearse(volume: Volume, *, convert: bool) -> Plan:

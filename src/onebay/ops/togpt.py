@@ -211,12 +211,23 @@ def place(disk: Volume, table: MbrTable, core: bytes, *, code: bytes, at: int, t
 def gap_for(disk: Volume, table: MbrTable, at: int) -> int:
     """Return a free MiB of zeros between partitions or behind the last, or `at` where the core is in one.
 
-    Raises Refused where there is none.
+    Raises Refused where there is none, or only behind a partition that could never grow then.
     """
+    data = table.data_partition
     for gap in usable_gaps(table):
         start = free_piece(disk, gap, CORE_ROOM, keep=at)
-        if start is not None:
-            return start
+        if start is None:
+            continue
+        if gap.kind == "tail" and data is not None:
+            raise Refused(
+                "the only room for a BIOS boot partition is behind the last partition, which could not grow "
+                "any more",
+                volume=disk.name,
+                at=data.end,
+                hint="make a gap of a MiB between two partitions; or, where UEFI boots the disk, overwrite "
+                "its first 440 bytes with zeros (dd)",
+            )
+        return start
     raise Refused("no room for a BIOS boot partition", volume=disk.name, expected=CORE_ROOM)
 
 
