@@ -2,11 +2,9 @@
 
 What growing writes follows from the image and the size of the disk, so it is planned again, on the image: a
 difference counts as explained only where the disk holds byte for byte what growing writes there. resize2fs
-alone leaves the time of day, in superblocks and in one inode, and their checksums; these fields may differ.
+alone leaves the time of day, in superblocks and in one inode: there it may be any, under the right checksum.
 Everything else that differs is a difference of data, wherever it lies. What a kernel wrote, be it while it
 grew a file system, cannot be told from changed data and is none that can be explained.
-
-Source of the fields: linux fs/ext4/ext4.h, struct ext4_super_block and struct ext4_inode.
 """
 
 from __future__ import annotations
@@ -18,7 +16,9 @@ from onebay.base.error import Error, Inconsistent, Refused, ToolMissing
 from onebay.base.event import Began, Ended, Moved, Noted, silent
 from onebay.base.extent import ExtentSet
 from onebay.base.step import Copy, Flush, Write, Zero, apply
-from onebay.block import Overlay
+from onebay.block import Overlay, locate
+from onebay.fs.ext import ExtFs
+from onebay.fs.ext.clock import clocks
 from onebay.image import ImageVolume
 from onebay.ops.grow import plan_grow
 from onebay.ops.readback import Seen, masked, matches
@@ -32,20 +32,12 @@ if TYPE_CHECKING:
     from onebay.base.event import Report
     from onebay.base.step import Step
     from onebay.block import Volume
+    from onebay.fs.ext.clock import Clock
     from onebay.image import Frame, Image
 
 OP = "verify"
 SECTOR = 512
-EXT = "ext:"
-EXT_MAGIC_AT, EXT_MAGIC = 0x38, b"\x53\xef"
-INODE_SIZE_AT = 0x58
-# s_wtime; in the superblock's second sector s_wtime_hi and s_checksum
-SUPER_TIMES = (frozenset(range(0x30, 0x34)), frozenset({0x74, *range(0x1FC, 0x200)}))
-# by inode size: i_atime to i_mtime; l_i_checksum_lo, i_checksum_hi, i_ctime_extra to i_crtime_extra
-INODE_TIMES = {
-    128: frozenset(range(0x08, 0x14)),
-    256: frozenset({*range(0x08, 0x14), 0x7C, 0x7D, *range(0x82, 0x98)}),
-}
+Pieces = tuple[tuple[int, int], ...]  # (byte, size) of the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +61,9 @@ class Growth:
             ranges.setdefault(reason_of(step), []).append((step.at, step.at + step.size))
         # whole sectors, as disks write them; of what was no part of the image, nothing is compared
         self.written = {why: ExtentSet.of(found).align(SECTOR) & image.keep for why, found in ranges.items()}
-        self.inode_size = next((size for step in steps if (size := inode_size(step))), 0)
         for step in steps:
             carry_out(step, self.view, image.keep)
+        self.clocks = clocks_by_sector(self.view)
 
     def explain(self, differing: ExtentSet, disk: Volume) -> Iterator[tuple[str, ExtentSet]]:
         """Yield (why, bytes) for what of `differing`, not empty, follows from growing; each byte once."""
@@ -83,36 +75,46 @@ class Growth:
                 (at, at + SECTOR)
                 for start, end in mine
                 for at in range(start, end, SECTOR)
-                if self.holds(disk, at, times=why.startswith(EXT))
+                if self.holds(disk, at)
             )
             if right:
                 yield why, right
 
-    def holds(self, disk: Volume, at: int, *, times: bool) -> bool:
-        """Whether a sector of the disk is what growing writes, save the time of day where `times`."""
+    def holds(self, disk: Volume, at: int) -> bool:
+        """Whether a sector of the disk is what growing writes, at the time of day that the disk says."""
         size = min(SECTOR, disk.size - at)
-        told, found = self.view.read(at, size), disk.read(at, size)
-        wrong = {n for n in range(size) if told[n] != found[n]}
-        if not wrong or not times:
-            return not wrong
-        if is_super(told):
-            return wrong <= SUPER_TIMES[0]
-        if at >= SECTOR and is_super(self.view.read(at - SECTOR, SECTOR)):
-            return wrong <= SUPER_TIMES[1]
-        allowed = INODE_TIMES.get(self.inode_size)
-        return allowed is not None and {n % self.inode_size for n in wrong} <= allowed
+        told, found = bytearray(self.view.read(at, size)), disk.read(at, size)
+        if told == found:
+            return True
+        for clock, pieces in self.clocks.get(at, ()):
+            now = clock.set_as(gather(self.view, pieces), gather(disk, pieces))
+            done = 0
+            for start, length in pieces:
+                low, high = max(start, at), min(start + length, at + size)
+                if low < high:
+                    told[low - at : high - at] = now[done + low - start : done + high - start]
+                done += length
+        return told == found
 
 
-def is_super(sector: bytes) -> bool:
-    """Whether a sector is the first of an ext superblock."""
-    return sector[EXT_MAGIC_AT : EXT_MAGIC_AT + 2] == EXT_MAGIC
+def gather(disk: Volume, pieces: Pieces) -> bytes:
+    """Read a record that lies in pieces."""
+    return b"".join(disk.read(at, size) for at, size in pieces)
 
 
-def inode_size(step: Step) -> int:
-    """Return the size of inodes in bytes where `step` writes an ext superblock, else 0."""
-    if isinstance(step, Write) and reason_of(step).startswith(EXT) and is_super(step.data[:SECTOR]):
-        return int.from_bytes(step.data[INODE_SIZE_AT : INODE_SIZE_AT + 2], "little")
-    return 0
+def clocks_by_sector(view: Volume) -> dict[int, list[tuple[Clock, Pieces]]]:
+    """Find the records of ext on `view` that hold the time of day, by the sectors that they lie in."""
+    found: dict[int, list[tuple[Clock, Pieces]]] = {}
+    for layer in discover([view]).layers:
+        for clock in clocks(layer) if isinstance(layer, ExtFs) else ():
+            places = locate(layer.below[0], clock.at, clock.at + clock.size)
+            if any(piece.volume is not view for piece in places):
+                continue
+            pieces = tuple((piece.at, piece.size) for piece in places)
+            sectors = ExtentSet.of((at, at + size) for at, size in pieces).align(SECTOR)
+            for at in (at for start, end in sectors for at in range(start, end, SECTOR)):
+                found.setdefault(at, []).append((clock, pieces))
+    return found
 
 
 def reason_of(step: Write | Zero | Copy) -> str:
