@@ -42,9 +42,21 @@ partitions keep numbers, places, content and (mapped) types, logical ones become
 BIOS and UEFI boot the disk after every single write. GRUB's core moves first and LBA 0 changes last:
 until then the disk is the MBR disk it was. The core of a fold is taken along; that of a distribution
 knows no GPT and is made anew, where its files are on ext and of the very build that is installed here.
-Refused: any other boot code that works; and a file system of up to 4 GiB of content with `PARTUUID=` and
-the MBR's signature in it, which a GPT cannot keep. What was not looked through is named. `restore` names
-the command where an image with an MBR goes to a disk of more than 2 TiB.
+The last 4 KiB before the first partition stay free, for the mark of the journal. `restore` names the
+command where an image with an MBR goes to a disk of more than 2 TiB. Refused, with nothing written:
+
+- any other boot code, known or not, that works or of which nobody can tell: GRUB Legacy, LILO, Windows.
+  Code that only starts the active partition may stay where no partition is active;
+- sectors behind LBA 0, or where GRUB's core would go, that hold anything but zeros and a GRUB core;
+- a disk where the core would only find room behind the last partition, which then could not grow;
+- anything that names a partition by the MBR's signature, as `PARTUUID=1234abcd-01` or
+  `/dev/disk/by-partuuid/1234abcd-01`: a GPT cannot keep such a name. All that is allocated is read for it;
+- what cannot be read for it: more than 16 GiB in one file system, LUKS, compressed files of a btrfs,
+  damaged, unknown and merely named formats. A note is enough for the data partitions of a known
+  appliance, which it does not boot from.
+
+`--partuuid-unchecked` makes notes of the last two, told before anything is written. Not found in any case:
+names inside a compressed ramdisk, and boot entries that the firmware keeps.
 """
 
 

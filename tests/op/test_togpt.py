@@ -6,14 +6,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import foldkit
 import pytest
-from badkit import onebay
+from badkit import golden, onebay
 
 from onebay.block import open_disk
 from onebay.ops.kit import find_copies, same_disk
@@ -154,20 +154,110 @@ def test_refusals(tmp_path: Path, script: str, status: int, match: str) -> None:
     assert "nothing was written" in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["ext4", "fat"])
-def test_references_to_the_signature_are_refused(tmp_path: Path, kind: str) -> None:
-    disk = small(tmp_path / "disk.img", "start=2048, size=65536, type=83")
-    text = b'menuentry "x" { linux /vmlinuz root=PARTUUID=da7ad15c-01 ro }\n'
-    content = {"/boot/grub/grub.cfg": b"#" * 9000 + text}
-    image = tmp_path / "p.img"
+SPELLINGS = (
+    b'menuentry "x" { linux /vmlinuz root=PARTUUID=da7ad15c-01 ro }\n',
+    b"/dev/disk/by-partuuid/da7ad15c-01 / ext4 defaults 0 1\n",
+    b'PARTUUID="da7ad15c-01" / ext4 defaults 0 1\n',
+    b"PARTUUID=DA7AD15C-0a none swap\n",
+)
+
+
+def holding(folder: Path, kind: str, text: bytes) -> Path:
+    """A disk with a file system that has `text` in a file."""
+    disk = small(folder / "disk.img", "start=2048, size=65536, type=83")
+    content = {"/boot/grub/grub.cfg": b"#" * 9000 + b"\n" + text}
+    image = folder / "p.img"
     if kind == "fat":
         foldkit.fat(image, 32 * MIB, content)
     else:
         foldkit.ext2(image, 32 * MIB, content)
     foldkit.put(disk, image, MIB)
-    with untouched(disk):
-        done = onebay("grow", disk, "--table", "gpt", status=3)
-    assert "PARTUUID=da7ad15c-" in done.stderr
+    return disk
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("ext4", SPELLINGS[0]), ("fat", SPELLINGS[1]), ("ext4", SPELLINGS[2]), ("fat", SPELLINGS[3])],
+    ids=["option", "by-partuuid", "quoted", "upper"],
+)
+def test_references_to_the_signature_are_refused(tmp_path: Path, kind: str, text: bytes) -> None:
+    disk = holding(tmp_path, kind, text)
+    for more in ((), ("--dry-run",)):
+        with untouched(disk):
+            done = onebay("grow", disk, "--table", "gpt", *more, status=3)
+        assert "refers to a partition as PARTUUID da7ad15c-" in done.stderr
+    done = onebay("grow", disk, "--table", "gpt", "--partuuid-unchecked")
+    assert "which is no more" in done.stderr.partition("grow:")[0]
+
+
+@pytest.mark.parametrize("text", [b"da7ad15c-01aa-4000-8000-000000000000", b"0da7ad15c-01", b"da7ad15c-0"])
+def test_other_names_are_no_references(tmp_path: Path, text: bytes) -> None:
+    onebay("grow", holding(tmp_path, "ext4", text + b"\n"), "--table", "gpt")
+
+
+def luks(disk: Path, part: Path) -> None:
+    key = part.with_suffix(".key")
+    key.write_bytes(b"secret")
+    foldkit.run("truncate", "-s", "300M", part)
+    foldkit.run("cryptsetup", "-q", "luksFormat", "--type", "luks1", "-i", "1", part, key)
+    foldkit.put(disk, part, MIB)
+
+
+def unknown(disk: Path, part: Path) -> None:
+    write(disk, 8 * MIB, b"who knows")
+
+
+def packed(disk: Path, part: Path) -> None:
+    foldkit.put(disk, golden("btrfs", "dup", part), MIB)
+
+
+def large(disk: Path, part: Path) -> None:
+    """More than 16 GiB that are allocated; written is next to nothing."""
+    foldkit.run("mke2fs", "-q", "-t", "ext4", "-E", f"offset={MIB}", disk, "20G")
+    part.write_text("write /dev/null f\nfallocate f 0 4718591\n")
+    foldkit.run("debugfs", "-w", "-f", part, f"{disk}?offset={MIB}")
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (luks, "luks"),
+        (unknown, "(unknown content)"),
+        (packed, "(compressed files)"),
+        (large, "(more than 16 gib)"),
+    ],
+)
+def test_what_cannot_be_looked_through_is_refused(
+    tmp_path: Path, make: Callable[[Path, Path], None], why: str
+) -> None:
+    size = 20 << 30 if make is large else 300 * MIB
+    disk = small(tmp_path / "disk.img", f"start=2048, size={size // 512}, type=83", size=size + 8 * MIB)
+    make(disk, tmp_path / "part.img")
+    os.sync()
+    for more in ((), ("--dry-run",)):
+        with untouched(disk):
+            done = onebay("grow", disk, "--table", "gpt", *more, status=3)
+        assert "not looked through for PARTUUID da7ad15c-.., which a GPT cannot keep" in done.stderr
+        assert why in done.stderr.lower()
+        assert "--partuuid-unchecked" in done.stderr
+    plan = onebay("grow", disk, "--table", "gpt", "--partuuid-unchecked", "--dry-run").stdout
+    assert why in plan.lower()
+    assert "make the mbr a protective one" in plan
+
+
+def test_the_data_of_an_appliance_need_not_be_looked_through(tmp_path: Path) -> None:
+    """What it boots from is elsewhere: on its system's partitions and in what was folded."""
+    disk = foldkit.data_disk(tmp_path, "v8-mbr")
+    old = partitions(disk)
+    data, swap = old[3][0] * 512, old[2][0] * 512
+    write(disk, data, b"who knows")
+    write(disk, swap, b"who knows")
+    done = onebay("grow", disk, "--table", "gpt", status=3)
+    assert "p2" in done.stderr
+    assert "p3" not in done.stderr
+    write(disk, swap, bytes(9))
+    done = onebay("grow", disk, "--table", "gpt")
+    assert "not looked through" in done.stderr.partition("grow:")[0]
 
 
 def test_a_boot_path_that_no_fold_made_is_refused(appliance: Path, tmp_path: Path) -> None:

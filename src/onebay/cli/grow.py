@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from onebay.base.error import Refused
+from onebay.base.event import Noted
 from onebay.block import FileVolume, create_disk, open_disk
 from onebay.cli.boot import cache_option
 from onebay.cli.growing import foresee, grow_inside, read_key
@@ -25,15 +27,15 @@ from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.grow import complete, grow, plan_grow
 from onebay.ops.identity import warn_twins
 from onebay.ops.journal import FILE_SIZE, Journal
+from onebay.ops.run import Plan
 from onebay.ops.togpt import plan_to_gpt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from onebay.base.event import Report
-    from onebay.base.step import Step
     from onebay.block import Volume
-    from onebay.ops.run import Plan
 
 
 @click.command()
@@ -43,6 +45,11 @@ if TYPE_CHECKING:
     "--table",
     type=click.Choice(["gpt"]),
     help="First turn an MBR into a GPT in place, boot paths included: the way past 2 TiB.",
+)
+@click.option(
+    "--partuuid-unchecked",
+    is_flag=True,
+    help="Convert although something names, or may name, partitions by the MBR's signature (PARTUUID).",
 )
 @click.option(
     "--key-file", type=PATH, help="Opens LUKS on the last partition, so that what is in it grows as well."
@@ -58,6 +65,7 @@ def command(
     disk: Path,
     journal: Path | None,
     table: str | None,
+    partuuid_unchecked: bool,
     key_file: Path | None,
     drop_journal: bool,
     dry_run: bool,
@@ -73,6 +81,7 @@ def command(
     """
     report = renderer(events=events)
     key = read_key(key_file) if key_file else b""
+    convert = partial(plan_to_gpt, unchecked=partuuid_unchecked) if table else None
     with ExitStack() as stack:
         volume = stack.enter_context(closing(open_disk(disk, writable=not dry_run, sector_size=sector_size)))
         store = stack.enter_context(closing(open_journal(journal))) if journal and journal.exists() else None
@@ -83,7 +92,7 @@ def command(
         interrupted = found.pending() is not None
         found.refuse_foreign()
         if dry_run:
-            plan = rehearse(volume, convert=table == "gpt")
+            plan = rehearse(volume, convert)
             foresee(plan, key)
             if interrupted:
                 plan.notes.insert(
@@ -97,16 +106,19 @@ def command(
             complete(found, report=report)
         if journal and store is None:
             store = stack.enter_context(closing(open_journal(journal)))
-        plan, converted = carry_out(volume, store, convert=table == "gpt", yes=yes, report=report)
+        converted = convert_first(volume, store, convert, yes=yes, report=report)
+        yes = yes or bool(converted.steps)
+        plan = carry_out(volume, store, yes=yes, report=report)
         yes = yes or bool(plan.steps)
         inside = grow_inside(volume, plan, cache=cache, key=key, store=store, yes=yes, report=report)
     if as_json:
-        show_plan(plan, as_json=True, also={"completed": interrupted})
+        done = Plan(plan.verb, volume, converted.steps + plan.steps, converted.notes + plan.notes)
+        show_plan(done, as_json=True, also={"completed": interrupted})
         return
-    for note in plan.notes:
+    for note in plan.notes if converted.steps else converted.notes + plan.notes:
         remark(f"note: {note}")
-    grown = inside or len(plan.steps) > converted
-    answer(outcome(converted=converted > 0, grown=grown, interrupted=interrupted))
+    grown = inside or bool(plan.steps)
+    answer(outcome(converted=bool(converted.steps), grown=grown, interrupted=interrupted))
 
 
 def outcome(*, converted: bool, grown: bool, interrupted: bool) -> str:
@@ -120,38 +132,43 @@ def outcome(*, converted: bool, grown: bool, interrupted: bool) -> str:
     return "the disk is full already; nothing was written"
 
 
-def carry_out(
-    volume: FileVolume, store: FileVolume | None, *, convert: bool, yes: bool, report: Report
-) -> tuple[Plan, int]:
-    """Grow the disk, where `convert` after it became a GPT.
+def convert_first(
+    volume: FileVolume,
+    store: FileVolume | None,
+    convert: Callable[[Volume], Plan] | None,
+    *,
+    yes: bool,
+    report: Report,
+) -> Plan:
+    """Make the disk a GPT disk where that is asked for; return what was done.
 
-    Return one plan of everything that was done, and how many of its steps, the first ones, convert.
+    Its notes are told before anything is written.
     """
-    before: list[Step] = []
-    notes: list[str] = []
-    if convert:
-        converted = plan_to_gpt(volume)
-        before, notes = converted.steps, converted.notes
-        if before:
-            confirm(volume, "turn the MBR into a GPT and grow", yes=yes)
-            yes = True
-            grow(volume, plan=converted, store=store, report=report)
-            volume.settle()
+    plan = convert(volume) if convert else Plan("grow", volume)
+    if plan.steps:
+        for note in plan.notes:
+            report(Noted(note, volume.name))
+        confirm(volume, "turn the MBR into a GPT and grow", yes=yes)
+        grow(volume, plan=plan, store=store, report=report)
+        volume.settle()
+    return plan
+
+
+def carry_out(volume: FileVolume, store: FileVolume | None, *, yes: bool, report: Report) -> Plan:
+    """Grow the disk; return what was done."""
     plan = plan_grow(volume)
     if plan.steps:
         confirm(volume, "grow", yes=yes)
         grow(volume, plan=plan, store=store, report=report)
         volume.settle()
-    plan.notes[:0] = notes
-    plan.steps[:0] = before
-    return plan, len(before)
+    return plan
 
 
-def rehearse(volume: Volume, *, convert: bool) -> Plan:
-    """Return what would be done, where `convert` first to a GPT."""
+def rehearse(volume: Volume, convert: Callable[[Volume], Plan] | None) -> Plan:
+    """Return what would be done, where `convert` is given first that."""
     if not convert:
         return plan_grow(volume)
-    plan = plan_to_gpt(volume)
+    plan = convert(volume)
     growth = plan_grow(plan.after or volume)
     plan.steps += growth.steps
     plan.notes += growth.notes

@@ -6,8 +6,8 @@ it: our core finds its file system by UUID under either table, so the disk boots
 to change together with LBA 0, the record of the fold and the old copy of the boot kit, goes through the
 journal with it.
 
-A GPT has no place for the MBR's signature, by which Linux named the partitions (PARTUUID): a disk whose file
-systems refer to it is refused.
+A GPT has no place for the MBR's signature, by which Linux named the partitions (ops/partuuid.py): a disk that
+refers to it is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Error, Refused
-from onebay.base.step import CHUNK, Flush, Write
+from onebay.base.error import Refused
+from onebay.base.step import Flush, Write
 from onebay.boot import loader
 from onebay.boot.core import BLOCK_LIST, KERNEL_SECTOR, bios_core
 from onebay.fs.fat import Fat
@@ -32,6 +32,7 @@ from onebay.ops.grubmbr import rebuilt
 from onebay.ops.journalmark import PLACES
 from onebay.ops.kit import find_copies, make_kit, tail_room
 from onebay.ops.kitformat import MAGIC
+from onebay.ops.partuuid import References
 from onebay.ops.run import CRITICAL, Plan, Planner
 from onebay.ops.togptroom import free_piece, refuse_foreign, refuse_occupied
 from onebay.table import MbrTable, NewPartition, Table, plan_convert
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
     from onebay.base.step import Step
     from onebay.block import Volume
-    from onebay.layer import Layer
     from onebay.ops.kit import Copy
     from onebay.tree import Tree
 
@@ -52,7 +52,6 @@ __all__ = ["TWO_TIB", "plan_to_gpt"]
 WHAT = "convert to gpt"
 TWO_TIB = 1 << 41  # what 32 bits of 512-byte sectors reach
 GPT_START = 40 * 512  # behind header and entries, on a page
-LOOK = 4 << 30  # bytes of a file system that are looked through for references
 MIB = 1 << 20
 STARTERS = ("syslinux mbr.bin", "standard MBR code")  # boot paths that begin at the active partition
 NUMBER_AT = 439  # syslinux altmbr.bin starts the partition with this number instead
@@ -77,11 +76,12 @@ class Home:
     record: Record
 
 
-def plan_to_gpt(disk: Volume) -> Plan:
+def plan_to_gpt(disk: Volume, *, unchecked: bool = False) -> Plan:
     """Return the steps that convert `disk`; an empty plan with a note where it has a GPT already.
 
-    Raises Refused where there is no room, where the boot code works with an MBR only, or where something on
-    the disk refers to partitions by the MBR's signature; Unsupported for a type without counterpart.
+    Raises Refused where there is no room, where the boot code works with an MBR only, or, unless `unchecked`,
+    where something on the disk refers to partitions by the MBR's signature, or may do so where nobody looked;
+    Unsupported for a type without counterpart.
     """
     planner = Planner("grow", disk)
     view = planner.view
@@ -91,10 +91,10 @@ def plan_to_gpt(disk: Volume) -> Plan:
     if not isinstance(table, MbrTable):
         planner.plan.notes.append("the disk has a GPT already")
         return planner.plan
-    planner.plan.notes += look_for_references(tree, table)
     home = next((Home(fat, record) for fat in fats(tree) if (record := read_record(fat))), None)
     move = plan_move(tree, table, home)
     refuse_occupied(view, table)
+    planner.plan.notes += References(tree, table).notes(unchecked=unchecked)
     additions = []
     if move is not None:
         number = next_number({part.number for part in table.partitions}, first=NEXT_NUMBER)
@@ -290,44 +290,3 @@ def add_kit(planner: Planner, old: list[Copy]) -> None:
     disk = planner.plan.disk
     copy = Write(disk, free[0], out.getvalue(), "copy of the boot kit in the tail")
     planner.plan.steps = [copy, Flush(disk), *planner.plan.steps]
-
-
-def look_for_references(tree: Tree, table: MbrTable) -> list[str]:
-    """Refuse a disk whose file systems name partitions by the MBR's signature; return what was not seen."""
-    unseen: list[str] = []
-    for layer in tree.layers:
-        if layer.above or layer.kind not in ("fat", "ext", "btrfs", "xfs"):
-            continue
-        at = None
-        used = layer.used_bytes()
-        if used is None or used > LOOK:
-            unseen.append(layer.below[0].name)
-        else:
-            try:
-                at = reference_in(layer, table.identity)
-            except Error:
-                unseen.append(layer.below[0].name)
-        if at is not None:
-            raise Refused(
-                f"something refers to a partition as PARTUUID={table.identity.lower()}-.., which a GPT "
-                "cannot keep",
-                volume=layer.below[0].name,
-                at=at,
-                hint="write UUID= of the file system there (fstab, the boot loader's configuration)",
-            )
-    if not unseen:
-        return []
-    return [f"not looked through for PARTUUID={table.identity.lower()}-..: {', '.join(unseen)}"]
-
-
-def reference_in(layer: Layer, identity: str) -> int | None:
-    """Return where the used bytes of a file system have PARTUUID= with this signature, or None."""
-    volume, (used, *_) = layer.below[0], layer.used()
-    needles = [f"PARTUUID={text}-".encode() for text in (identity.lower(), identity.upper())]
-    for start, end in used:
-        for at in range(start, end, CHUNK):
-            piece = volume.read(at, min(CHUNK + 64, end - at))
-            hits = [hit for needle in needles if (hit := piece.find(needle)) >= 0]
-            if hits:
-                return at + min(hits)
-    return None

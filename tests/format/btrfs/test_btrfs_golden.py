@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from onebay.base.extent import ExtentSet
 from onebay.base.step import Write, apply
 from onebay.block import FileVolume, Overlay, Span
 from onebay.fs.btrfs import BtrfsFs, probe
+from onebay.fs.btrfs.compressed import compressed_extents
 from onebay.fs.btrfs.csum import sealed
 from onebay.fs.btrfs.read import BEYOND, Root, Step
 from onebay.fs.btrfs.record import INCOMPAT, SUPER, SUPER_PLACES, SUPER_SIZE
@@ -335,3 +338,16 @@ def test_log_is_replayed_after_a_grow(images: dict[str, Path], tmp_path: Path) -
         lab.scrub(root)
     fs = lab.load(copy)
     assert (fs.keep_whole(), fs.facts()["size"]) == (None, 400 * lab.MIB)
+
+
+@pytest.mark.parametrize("case", sorted(EXPECTED.keys() - KEPT_WHOLE.keys()))
+def test_compressed_files(case: str, images: dict[str, Path]) -> None:
+    """As many extent items of each kind as btrfs-progs prints, in whatever tree."""
+    if case == "simple-quota":
+        pytest.skip("btrfs-progs read it from 6.7 on only")
+    fs = good(FileVolume(images[case]))
+    assert fs.reader is not None
+    told = lab.tool.run(["btrfs", "inspect-internal", "dump-tree", images[case]]).text
+    expected = Counter(int(kind) for kind in re.findall(r"compression (\d)", told) if kind != "0")
+    assert Counter(compressed_extents(fs.reader)) == expected
+    assert case != "dup" or expected
