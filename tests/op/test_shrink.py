@@ -19,7 +19,7 @@ import pytest
 from badkit import MIB, fails, make_disk, onebay, patch, root, tool, untouched
 
 from onebay.base.error import Refused
-from onebay.block import FileVolume, open_disk
+from onebay.block import FileVolume, locate, open_disk
 from onebay.image import Image
 from onebay.machine.worker import Disk, run_job
 from onebay.ops.foldlayout import data_table
@@ -317,6 +317,55 @@ def test_a_plain_disk_and_its_boot_kit(tmp_path: Path) -> None:
     for source, file in zip((part, f"{disk}?offset={MIB}"), files, strict=True):
         tool("debugfs", "-R", f"dump /random {file}", source)
     assert files[0].read_bytes() == files[1].read_bytes() != b""
+
+
+def test_what_lies_behind_a_file_system_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    """DRBD keeps its metadata there; a capture keeps the last 128 KiB of a partition."""
+    disk, image = make_disk(tmp_path / "a", size=200 * MIB, label="gpt"), tmp_path / "disk.raw.zst"
+    tool("resize2fs", carve(disk, tmp_path / "fs"), "150m")
+    patch(disk, MIB, (tmp_path / "fs").read_bytes())
+    end = MIB + partitions(disk)[1][1]
+    patch(disk, end - 200 * 1024, b"not kept by a capture")
+    assert not onebay("shrink", disk, "--dry-run", "--json").document["notes"]
+    patch(disk, end - 4096, b"\x83\x74\x02\x6b drbd")
+    says = r"9 bytes in the last 128 KiB of .*p1, behind its ext4, which nothing speaks of, are left out"
+    (note,) = onebay("shrink", disk, "--dry-run", "--json").document["notes"]
+    assert re.fullmatch(says, note)
+    assert not onebay("shrink", disk, "--dry-run", "--to", "200M", "--json").document["notes"]
+    onebay("capture", disk, image)
+    with untouched(disk, image):
+        for argv in (
+            ("shrink", disk, "--output", tmp_path / "out.img"),
+            ("capture", "--minimize", disk, tmp_path / "small.raw.zst"),
+            ("restore", image, tmp_path / "target.img", "--size", "100M"),
+        ):
+            lines = onebay(*argv).stderr.splitlines()
+            said = [number for number, line in enumerate(lines) if re.search(says, line)]
+            began = [number for number, line in enumerate(lines) if line.startswith("copy file system")]
+            assert said, argv
+            assert said[0] < began[0], argv
+
+
+def test_what_lies_behind_a_volume_group_is_not_dropped_in_silence(
+    samples: dict[str, Sample], tmp_path: Path
+) -> None:
+    """Ends of partition, array and logical volume; only behind the group's last extent is nobody's space."""
+    sample = samples["v9-gpt-lvm-ext4"]
+    assert not onebay("shrink", sample.data, "--dry-run", "--json").document["notes"]
+    disk = tmp_path / "disk.img"
+    shutil.copyfile(sample.data, disk)
+    for volume in find_route(open_disk(disk)).volumes:
+        (piece,) = locate(volume, volume.size - 512, volume.size)
+        patch(disk, piece.at, b"somebody's")
+    (note,) = onebay("shrink", disk, "--dry-run", "--json").document["notes"]
+    assert re.match(r"10 bytes in the last 128 KiB of .*, behind its lvm vg vg1, ", note)
+
+
+def carve(disk: Path, fs: Path) -> Path:
+    """Copy the first partition out of a disk."""
+    start, size = partitions(disk)[1]
+    fs.write_bytes(open_disk(disk).read(start, size))
+    return fs
 
 
 def test_a_superblock_at_the_end_moves_along(tmp_path: Path) -> None:

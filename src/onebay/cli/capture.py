@@ -24,7 +24,7 @@ from onebay.ops.capture import SUFFIX, Captured, capture, look, refuse_busy
 from onebay.ops.disk import open_any
 from onebay.ops.need import needed
 from onebay.ops.shrink import find_route, plan_shrink
-from onebay.ops.shrinkdisk import shrunk
+from onebay.ops.shrinkdisk import shrunk, warn_losses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +108,7 @@ def minimal(volume: Volume, folder: Path, cache: Path, stack: ExitStack, report:
     """Return the capture of the smallest disk that `volume` can be; what it needs is freed by `stack`."""
     refuse_busy(volume)
     plan = plan_shrink(find_route(volume))
+    warn_losses(plan, report)
     making = shrunk(plan, folder=folder, kernel=kernel_of(cache, report), to=None, report=report)
     made = stack.enter_context(making)
     tell_notes(made.plan)

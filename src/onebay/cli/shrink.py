@@ -25,7 +25,7 @@ from onebay.machine.btrfs import shrink_btrfs
 from onebay.ops.capture import refuse_busy
 from onebay.ops.disk import open_any
 from onebay.ops.shrink import ShrinkPlan, find_route, plan_shrink
-from onebay.ops.shrinkdisk import shrunk
+from onebay.ops.shrinkdisk import shrunk, warn_losses
 from onebay.ops.shrinkwrite import write_file
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def command(
             show(plan, as_json=as_json)
             return
         assert output is not None
+        warn_losses(plan, report)
         folder = scratch_folder(scratch, output.parent)
         with shrunk(plan, folder=folder, kernel=kernel_of(cache, report), to=to, report=report) as made:
             plan = made.plan
@@ -110,8 +111,8 @@ def scratch_folder(scratch: Path | None, default: Path) -> Path:
 
 
 def tell_notes(plan: ShrinkPlan) -> None:
-    """Print what the user should know, and why the disk is no smaller."""
-    for note in plan.notes:
+    """Print what the user should know, losses aside (warned of before), and why the disk is no smaller."""
+    for note in plan.remarks:
         remark(f"note: {note}")
     if plan.cut.size == plan.floor and plan.reason:
         remark(f"note: no smaller, because {plan.reason}")

@@ -15,7 +15,7 @@ from onebay.cli.shrink import kernel_of, scratch_folder
 from onebay.image import ImageVolume, Stream
 from onebay.ops.identity import signs_in, warn_twins
 from onebay.ops.shrink import find_route, plan_shrink
-from onebay.ops.shrinkdisk import shrunk
+from onebay.ops.shrinkdisk import shrunk, warn_losses
 from onebay.ops.shrinkwrite import identity, restore_smaller
 from onebay.ops.target import marker
 
@@ -62,6 +62,7 @@ def restore_here(
 ) -> dict[str, Any]:
     """Shrink and write, and return the answer for programs; nothing is written before all is shrunk."""
     began = time.monotonic()
+    warn_losses(plan, report)
     folder = scratch_folder(scratch, Path(tempfile.gettempdir()))
     with ExitStack() as stack:
         disk = None

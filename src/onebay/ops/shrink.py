@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from onebay.base.error import Error, Refused, Unsupported
 from onebay.base.extent import ExtentSet
+from onebay.block import lower
 from onebay.fs.btrfs import BtrfsFs
 from onebay.fs.ext import ExtFs
 from onebay.ops.inspect import refuse_no_disk
 from onebay.ops.journal import BEHIND, MIB, ROOM, refuse_pending
 from onebay.ops.kit import find_copies
-from onebay.ops.need import TAIL
+from onebay.ops.need import TAIL, standing
 from onebay.table import Table
+from onebay.table.model import STALE
 from onebay.tree import discover
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onebay.block import Volume
     from onebay.layer import Layer, Value
     from onebay.ops.kit import Copy
@@ -94,7 +98,8 @@ class Cut:
 class ShrinkPlan:
     """What a disk becomes; `floor` is the fewest bytes that it could have, `reason` why no fewer.
 
-    `exact` says whether the floor is one: only its kernel knows how far a btrfs gets.
+    `exact` says whether the floor is one: only its kernel knows how far a btrfs gets. `losses` name bytes
+    that are no layer's and would be gone, `remarks` what else the user should know.
     """
 
     route: Route
@@ -102,7 +107,8 @@ class ShrinkPlan:
     floor: int
     reason: str
     exact: bool
-    notes: tuple[str, ...]
+    losses: tuple[str, ...]
+    remarks: tuple[str, ...]
 
     @property
     def fs_size(self) -> int:
@@ -113,6 +119,11 @@ class ShrinkPlan:
     def fs_shrinks(self) -> bool:
         """Whether the file system itself has to become smaller."""
         return isinstance(self.route.fs, ExtFs | BtrfsFs) and self.fs_size < self.route.fs_size
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that the user should know."""
+        return self.remarks + self.losses
 
     @property
     def same(self) -> bool:
@@ -252,7 +263,8 @@ def plan_shrink(route: Route, to: int | None = None, *, least: int | None = None
         cut = cut_to(route, to // disk.sector_size * disk.sector_size, least) if to >= floor else cut
         if to < floor:
             raise too_small(disk.name, floor, to, reason)
-    return ShrinkPlan(route, cut, floor, reason, exact, tuple(notes_of(route, cut, exact=exact)))
+    losses = tuple(losses_of(route, cut)) if cut.size != disk.size else ()
+    return ShrinkPlan(route, cut, floor, reason, exact, losses, tuple(remarks_of(route, cut, exact=exact)))
 
 
 def too_small(name: str, floor: int, to: int, reason: str) -> Error:
@@ -260,16 +272,43 @@ def too_small(name: str, floor: int, to: int, reason: str) -> Error:
     return Refused("cannot be so small", volume=name, expected=f">= {floor} bytes", found=to, hint=reason)
 
 
-def notes_of(route: Route, cut: Cut, *, exact: bool) -> list[str]:
-    """Return what the user should know."""
+def remarks_of(route: Route, cut: Cut, *, exact: bool) -> list[str]:
+    """Return what the user should know of a cut."""
     notes: list[str] = []
     if not exact and cut.sizes and cut.sizes[-1] < route.fs_size:
         notes.append("a btrfs gets as small as its kernel manages; what is said here is the least")
     if route.part is None and route.table is not None and cut.size != route.disk.size:
         notes.append(f"only free space behind the partitions is cut: {route.table.growth_block()}")
-    if cut.size != route.disk.size and (lost := dropped(route)):
-        notes.append(f"{lost} bytes behind the last partition, which nothing speaks of, are left out")
     return notes
+
+
+def losses_of(route: Route, cut: Cut) -> Iterator[str]:
+    """Yield what the smaller disk lacks, although a capture of the disk would keep it."""
+    if lost := dropped(route):
+        yield f"{lost} bytes behind the last partition, which nothing speaks of, are left out"
+    owners = [*(link.layer for link in route.links), route.fs]
+    # without a data partition there are no volumes
+    for volume, size, layer in zip(route.volumes, cut.sizes, owners, strict=False):
+        if layer is None or size >= volume.size:
+            continue
+        end = ExtentSet.single(max(0, volume.size - STALE), volume.size)
+        own = ExtentSet.single(0, route.fs_size) if layer is route.fs else claimed(layer, volume)
+        if lost := filled(volume, end - own):
+            yield (
+                f"{lost} bytes in the last {STALE >> 10} KiB of {volume.name}, behind its {layer.title}, "
+                "which nothing speaks of, are left out"
+            )
+
+
+def claimed(layer: Layer, volume: Volume) -> ExtentSet:
+    """Return the bytes of a volume below that are the layer's own, or what stands on it."""
+    found = ExtentSet()
+    for below, extents in zip(layer.below, layer.used(), strict=True):
+        found |= extents if below is volume else ExtentSet()
+    for _, mapping in standing(layer):
+        for below, extents in lower(mapping, ExtentSet.single(0, mapping.size)):
+            found |= extents if below is volume else ExtentSet()
+    return found
 
 
 def dropped(route: Route) -> int:
@@ -281,10 +320,15 @@ def dropped(route: Route) -> int:
     kits = find_copies(disk, table)
     known = ExtentSet.of((copy.at, copy.at + len(copy.kit.raw)) for copy in kits if copy.kit is not None)
     known |= table.metadata()
-    end = min(disk.size, last + TAIL)
+    return filled(disk, ExtentSet.single(last, min(disk.size, last + TAIL)) - known)
+
+
+def filled(volume: Volume, extents: ExtentSet) -> int:
+    """Return how many bytes of `extents` are not zero."""
     count = 0
-    for start, stop in ExtentSet.of(disk.data(last, end)) - known if last < end else ():
-        for at in range(start, stop, MIB):
-            piece = disk.read(at, min(MIB, stop - at))
-            count += len(piece) - piece.count(0)
+    for start, stop in extents:
+        for low, high in volume.data(start, stop):
+            for at in range(low, high, MIB):
+                piece = volume.read(at, min(MIB, high - at))
+                count += len(piece) - piece.count(0)
     return count

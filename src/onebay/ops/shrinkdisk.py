@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Inconsistent, Refused, ToolFailed
-from onebay.base.event import Began, Ended, Moved, Noted, silent
+from onebay.base.event import Began, Ended, Moved, Noted, Warned, silent
 from onebay.base.step import Write, apply
 from onebay.block import Concat, FileVolume, Overlay, Piece, Span, create_disk, locate
 from onebay.fs.btrfs import BtrfsFs
@@ -49,6 +49,12 @@ class Shrunk:
     disk: Volume
     tree: Tree
     plan: ShrinkPlan
+
+
+def warn_losses(plan: ShrinkPlan, report: Report) -> None:
+    """Say what the smaller disk would lack; for callers, before they ask anybody or write anything."""
+    for loss in plan.losses:
+        report(Warned(loss, plan.route.disk.name))
 
 
 @contextmanager
