@@ -271,12 +271,16 @@ def test_a_boot_path_that_no_fold_made_is_refused(appliance: Path, tmp_path: Pat
 
 
 STANDARD = b"\xfa\x33\xc0Invalid partition table\0Error loading operating system\0Missing operating system\0"
+PARTED = bytes.fromhex(  # as parted 3.5 leaves it: mklabel msdos
+    "fab800108ed0bc00b0b800008ed88ec0fbbe007cbf0006b90002f3a4ea21060000bebe073804750b83c61081fefe0775"
+    "f3eb16b402b001bb007cb2808a74018b4c02cd13ea007c0000ebfe"
+)
 LEGACY = b"\xeb\x48\x90" + bytes(0x170) + b"GRUB \0Geom\0Hard Disk\0Read\0 Error\0"  # stage1 of GRUB 0.97
 
 
-def coded(path: Path, code: bytes, *, active: bool = True) -> Path:
+def coded(path: Path, code: bytes) -> Path:
     """A disk with boot code and one partition that is nothing."""
-    small(path, "start=2048, size=65536, type=83" + ", bootable" * active)
+    small(path, "start=2048, size=65536, type=83, bootable")
     write(path, 0, code)
     return path
 
@@ -321,10 +325,14 @@ def test_what_stands_in_the_sectors_of_the_gpt_is_kept(tmp_path: Path, at: int) 
     onebay("grow", disk, "--table", "gpt")
 
 
-def test_code_that_starts_no_partition_is_taken_along(tmp_path: Path) -> None:
-    disk = coded(tmp_path / "disk.img", STANDARD, active=False)
+@pytest.mark.parametrize("code", [STANDARD, PARTED], ids=["standard", "parted"])
+def test_code_that_starts_no_partition_is_taken_along(tmp_path: Path, code: bytes) -> None:
+    disk = coded(tmp_path / "disk.img", code)
+    with untouched(disk):
+        assert "partition 1 has no boot code" in onebay("grow", disk, "--table", "gpt", status=3).stderr
+    foldkit.run("sfdisk", "-q", "--activate", "--no-tell-kernel", disk, "-")
     onebay("grow", disk, "--table", "gpt")
-    assert disk.read_bytes()[: len(STANDARD)] == STANDARD
+    assert disk.read_bytes()[: len(code)] == code
     assert "No problems found" in foldkit.run("sgdisk", "-v", disk)
 
 

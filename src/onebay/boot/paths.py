@@ -7,6 +7,7 @@ strings of Windows' own MBR; UEFI 2.10, 3.5.1.1 (removable media boot path) and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from onebay.base.error import Error
@@ -31,6 +32,10 @@ MASTER_CODES = (
     (b"Missing operating system", "standard MBR code"),
     (b"Loading boot sector", "FreeDOS MBR code"),
 )
+# what parted writes with every new table (libparted 3.5, labels/dos.c): SHA-256 of all of its code, textless
+PARTED_CODE = "0d0087a55200f3b6b52f32bcb39c0a267c014c4f50e90fcb95ea0039373c9d59"
+PARTED = "parted's MBR code"
+STARTERS = ("syslinux mbr.bin", "standard MBR code", PARTED)  # what only starts the active partition
 # text in a partition's first sector -> whose boot code it is
 PARTITION_CODES = (
     (b"SYSLINUX", "syslinux"),
@@ -118,7 +123,9 @@ def bios_path(disk: Volume, parts: Sequence[BootPart]) -> BootPath:
     whose = next((name for text, name in MASTER_CODES if text in code[:CODE_SIZE]), "")
     if whose == "grub":
         return grub_path(disk, code, parts)
-    if whose in ("syslinux mbr.bin", "standard MBR code"):
+    if sha256(code[:CODE_SIZE]).hexdigest() == PARTED_CODE:
+        whose = PARTED
+    if whose in STARTERS:
         return chain_path(disk, whose, parts)
     if whose:
         return BootPath("bios", True, whose, "")

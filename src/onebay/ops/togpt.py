@@ -22,6 +22,7 @@ from onebay.base.error import Refused
 from onebay.base.step import Flush, Write
 from onebay.boot import loader
 from onebay.boot.core import BLOCK_LIST, KERNEL_SECTOR, bios_core
+from onebay.boot.paths import STARTERS
 from onebay.fs.fat import Fat
 from onebay.ops.bootpaths import boot_paths
 from onebay.ops.foldimage import RECORD, RECORD_SIZE
@@ -53,7 +54,6 @@ WHAT = "convert to gpt"
 TWO_TIB = 1 << 41  # what 32 bits of 512-byte sectors reach
 GPT_START = 40 * 512  # behind header and entries, on a page
 MIB = 1 << 20
-STARTERS = ("syslinux mbr.bin", "standard MBR code")  # boot paths that begin at the active partition
 NUMBER_AT = 439  # syslinux altmbr.bin starts the partition with this number instead
 MARKS = PLACES * 512  # bytes before the first partition, in which a journal's mark may be under both tables
 
