@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.op.badkit import ends, fails, onebay, tool, untouched
+from tests.op.badkit import ends, fails, make_disk, onebay, tool, untouched
 
 MIB = 1 << 20
 QEMU = {
@@ -33,16 +33,7 @@ QEMU = {
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT disk of 40 MiB and 3 sectors with an ext4 that holds something."""
-    folder = tmp_path_factory.mktemp("formats")
-    path, fs, files = folder / "disk.img", folder / "fs", folder / "files"
-    files.mkdir()
-    (files / "content").write_bytes(random.Random(1).randbytes(3 * MIB))
-    tool("mke2fs", "-q", "-t", "ext4", "-d", files, fs, "24m")
-    with path.open("wb") as file:
-        file.truncate(40 * MIB + 3 * 512)
-    tool("sgdisk", "-n", "1:2048:+24M", "-t", "1:8300", path)
-    tool("dd", f"if={fs}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc,sparse")
-    return path
+    return make_disk(tmp_path_factory.mktemp("formats"), size=40 * MIB + 3 * 512, random=3 * MIB, label="gpt")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +55,7 @@ def made(disk: Path) -> dict[str, Path]:
     for name, data in (
         ("img.gz", gzip.compress(content)),
         ("img.xz", lzma.compress(content)),
-        ("img.zst", zstandard.compress(content)),
+        ("img.zst", zstandard.ZstdCompressor(write_checksum=True).compress(content)),
     ):
         found[name] = disk.with_name(f"disk.{name}")
         found[name].write_bytes(data)

@@ -20,7 +20,7 @@ from onebay.image import Image
 from onebay.ops.verify import Growth, verify_against
 from onebay.sample.build import build_mini
 from onebay.source import open_source
-from tests.op.badkit import fails, onebay, tool, untouched
+from tests.op.badkit import fails, make_disk, onebay, tool, untouched
 
 MIB = 1 << 20
 SIZE = 40 * MIB
@@ -28,16 +28,7 @@ SIZE = 40 * MIB
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("verify")
-    path, fs, files = folder / "disk.img", folder / "fs", folder / "files"
-    files.mkdir()
-    (files / "content").write_bytes(random.Random(3).randbytes(3 * MIB))
-    tool("mke2fs", "-q", "-t", "ext4", "-d", files, fs, "24m")
-    with path.open("wb") as file:
-        file.truncate(SIZE)
-    tool("sgdisk", "-n", "1:2048:+24M", "-t", "1:8300", path)
-    tool("dd", f"if={fs}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc,sparse")
-    return path
+    return make_disk(tmp_path_factory.mktemp("verify"), size=SIZE, random=3 * MIB, label="gpt")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +162,7 @@ def test_changed_files_are_not_growth(image: Path, grown: Path, tmp_path: Path) 
     copy, fs = tmp_path / "copy.img", tmp_path / "fs"
     shutil.copyfile(grown, copy)
     tool("dd", f"if={copy}", f"of={fs}", "bs=1M", "skip=1")
-    tool("debugfs", "-w", "-R", "rm content", fs)
+    tool("debugfs", "-w", "-R", "rm random", fs)
     tool("dd", f"if={fs}", f"of={copy}", "bs=1M", "seek=1", "conv=notrunc")
     fails(5, "verify", image, "--against", copy, match=r"in p1 \(ext4\)")
 
