@@ -39,14 +39,12 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return foldkit.boot_disk(tmp_path_factory.mktemp("boot"), foldkit.files())
 
 
-def fold(
-    boot: Path, disk: Path, scratch: Path, table: str | None = None, *, keep_ids: bool = False
-) -> FoldPlan:
+def fold(boot: Path, disk: Path, scratch: Path, table: str | None = None, **options: bool) -> FoldPlan:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     target = open_disk(disk, writable=True)
     try:
-        plan = plan_fold(open_disk(boot), target, scratch=scratch, table=table, keep_ids=keep_ids)
+        plan = plan_fold(open_disk(boot), target, scratch=scratch, table=table, **options)
         execute(plan)
     finally:
         target.close()
@@ -293,3 +291,20 @@ def test_grub_modules_of_the_boot_disk_are_never_loaded(tmp_path: Path) -> None:
     assert text.startswith(b"set onebay_prefix=($root)/boot/grub\ninsmod fat\n")
     theirs = (loader.GRUB / loader.BIOS / "fat.mod").read_bytes()
     assert home.read_file("/onebay/grub/i386-pc/fat.mod") == theirs
+
+
+def test_a_conversion_overwrites_nobody(appliance: Path, tmp_path: Path) -> None:
+    """What stands behind LBA 0 without an owner, and whoever names partitions by the MBR's signature."""
+    disk = foldkit.data_disk(tmp_path, "v8-mbr")
+    with disk.open("r+b") as file:
+        file.seek(7 * 512)
+        file.write(b"a licence, or a second stage")
+    refused(appliance, disk, tmp_path, "neither GRUB nor a GPT", "gpt")
+    with disk.open("r+b") as file:
+        file.seek(7 * 512)
+        file.write(bytes(512))
+    identity = foldkit.run("sfdisk", "--disk-id", disk).strip().removeprefix("0x")
+    config = foldkit.GRUB_CFG.replace("console=", f"root=PARTUUID={identity}-01 console=")
+    boot = foldkit.boot_disk(tmp_path, foldkit.files(config=config))
+    refused(boot, disk, tmp_path, "refers to a partition as PARTUUID", "gpt")
+    assert fold(boot, disk, tmp_path / "scratch", "gpt", unchecked=True).steps

@@ -45,6 +45,11 @@ CHUNK = 1 << 30
 @click.option("--output", type=PATH, help="Write a copy of the data disk here and leave both inputs alone.")
 @click.option("--in-place", is_flag=True, help="Work on the data disk itself.")
 @click.option("--table", type=click.Choice(["gpt"]), help="Convert an MBR on the data disk to GPT.")
+@click.option(
+    "--partuuid-unchecked",
+    is_flag=True,
+    help="With --table gpt: convert also where something may refer to the MBR's PARTUUIDs.",
+)
 @click.option("--keep-ids", is_flag=True, help="Keep the UUIDs of the boot disk's file systems.")
 @dry_run_option
 @yes_option
@@ -58,6 +63,7 @@ def command(
     output: Path | None,
     in_place: bool,
     table: str | None,
+    partuuid_unchecked: bool,
     keep_ids: bool,
     dry_run: bool,
     yes: bool,
@@ -80,7 +86,14 @@ def command(
         target = stack.enter_context(
             closing(open_data(data, reading, writable=writable, sector_size=sector_size))
         )
-        plan = plan_fold(source, target, scratch=Path(name), table=table, keep_ids=keep_ids)
+        plan = plan_fold(
+            source,
+            target,
+            scratch=Path(name),
+            table=table,
+            keep_ids=keep_ids,
+            unchecked=partuuid_unchecked,
+        )
         stack.callback(close_sources, plan)
         warn_twins(target, beside=(source,), report=report)
         if dry_run:

@@ -22,7 +22,9 @@ from onebay.ops.foldlayout import Layout, data_table, free_gaps, lay_out
 from onebay.ops.foldsource import read_boot
 from onebay.ops.journal import refuse_pending
 from onebay.ops.kit import make_kit, tail_room
+from onebay.ops.partuuid import FLAG, References
 from onebay.ops.run import Plan, Planner
+from onebay.ops.togptroom import refuse_occupied
 from onebay.table import MbrTable, NewPartition, Table, plan_add, plan_convert, plan_mend
 from onebay.table.kinds import BIOS_BOOT
 from onebay.tree import discover
@@ -61,13 +63,20 @@ class FoldPlan(Plan):
 
 
 def plan_fold(
-    boot: Volume, data: Volume, *, scratch: Path, table: str | None = None, keep_ids: bool = False
+    boot: Volume,
+    data: Volume,
+    *,
+    scratch: Path,
+    table: str | None = None,
+    keep_ids: bool = False,
+    unchecked: bool = False,
 ) -> FoldPlan:
     """Return the steps that fold `boot` into `data`; an empty plan where that is done already.
 
-    `table` "gpt" converts an MBR on the way; `keep_ids` keeps the UUIDs of the boot disk's file systems, for
-    appliances that look for them by number. Raises Refused where it does not fit or the data disk must not be
-    written, Damaged where the boot disk's menu cannot be read.
+    `table` "gpt" converts an MBR on the way, `unchecked` also where something may refer to its signature;
+    `keep_ids` keeps the UUIDs of the boot disk's file systems, for appliances that look for them by number.
+    Raises Refused where it does not fit or the data disk must not be written, Damaged where the boot disk's
+    menu cannot be read.
     """
     assert table in (None, "gpt"), table
     refuse_pending(data)
@@ -88,18 +97,41 @@ def plan_fold(
     number_partuuids(images, found, disk, layout)
     configs = foldimage.rewrite_configs(disk, images)
     refuse_merged_root(configs, images)
+    unseen = (
+        check_conversion(tree, found, configs, unchecked=unchecked)
+        if layout.gpt and isinstance(found, MbrTable)
+        else []
+    )
     uuid = next(image.uuid for image in images if image.home)
     made = loader.make_loader(uuid, scratch, bios=layout.core_at is not None)
     core = check_core(made, layout)
     write_images(disk, layout, configs, made=made, core=core, scratch=scratch)
     plan = FoldPlan("fold", data, strategy=layout.strategy, why=layout.why, changes=configs.changes)
     plan.warnings = configs.warnings + foldimage.missing_commands(configs, bios=bool(core))
-    plan.notes = [*layout.why, *disk.skipped, *(f"warning: {text}" for text in plan.warnings)]
+    plan.notes = [*layout.why, *disk.skipped, *unseen, *(f"warning: {text}" for text in plan.warnings)]
     for image in images:
         planner.add(content(planner.view, image), rehearse=False)
     finishing(planner, found, layout, made, core)
     plan.steps = kit_copy(planner, plan, images, scratch) + planner.plan.steps
     return plan
+
+
+def check_conversion(tree: Tree, table: Table, configs: Configs, *, unchecked: bool) -> list[str]:
+    """Return what the user must know of a table that becomes a GPT.
+
+    Raises Refused where something stands in the GPT's sectors, or names partitions by the MBR's signature.
+    """
+    assert isinstance(table, MbrTable), table
+    refuse_occupied(tree.disks[0], table)
+    references = References(tree, table)
+    for (_, path), content in configs.files.items():
+        if references.text.encode() in content.lower() and not unchecked:
+            raise Refused(
+                f"the menu refers to a partition as PARTUUID {references.text}.., which a GPT cannot keep",
+                volume=path,
+                hint=f"write UUID= of the file system there; where nothing needs it, {FLAG}",
+            )
+    return references.notes(unchecked=unchecked)
 
 
 def name_images(images: list[Image], disk: BootDisk, identities: Identities, *, keep_ids: bool) -> None:
