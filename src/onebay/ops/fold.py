@@ -24,7 +24,6 @@ from onebay.ops.journal import refuse_pending
 from onebay.ops.kit import make_kit, tail_room
 from onebay.ops.partuuid import FLAG, References
 from onebay.ops.run import Plan, Planner
-from onebay.ops.togptroom import refuse_occupied
 from onebay.table import MbrTable, NewPartition, Table, plan_add, plan_convert, plan_mend
 from onebay.table.kinds import BIOS_BOOT
 from onebay.tree import discover
@@ -119,10 +118,10 @@ def plan_fold(
 def check_conversion(tree: Tree, table: Table, configs: Configs, *, unchecked: bool) -> list[str]:
     """Return what the user must know of a table that becomes a GPT.
 
-    Raises Refused where something stands in the GPT's sectors, or names partitions by the MBR's signature.
+    Raises Refused where something names partitions by the MBR's signature. What stands before the first
+    partition is nobody's on a data disk, and a fold puts GRUB's core there under either table.
     """
     assert isinstance(table, MbrTable), table
-    refuse_occupied(tree.disks[0], table)
     references = References(tree, table)
     for (_, path), content in configs.files.items():
         if references.text.encode() in content.lower() and not unchecked:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from onebay.base.error import Refused
 from onebay.base.extent import ExtentSet
 from onebay.boot.core import KERNEL_SECTOR, bios_core, core_extents
-from onebay.table.gpt.record import ENTRY, SIGNATURE
+from onebay.table.gpt.record import ENTRY, SIGNATURE, guid_text
+from onebay.table.kinds import BIOS_BOOT
 
 if TYPE_CHECKING:
     from onebay.block import Volume
@@ -79,16 +80,13 @@ def grub_sectors(disk: Volume) -> ExtentSet:
 
 
 def is_entry_of(raw: bytes, table: MbrTable) -> bool:
-    """Whether 128 bytes are what a cut conversion of `table` left: an entry of a partition or free space."""
+    """Whether 128 bytes are an entry that a conversion of `table` writes, or zeros."""
     if not any(raw):
         return True
     entry, sector = ENTRY.unpack(raw), table.volume.sector_size
-    start, end = entry.starting_lba * sector, (entry.end_lba) * sector
-    if not 0 < start < end <= table.volume.size:
-        return False
-    return all(
-        (start, end) == (part.start, part.end) or end <= part.start or part.end <= start
-        for part in table.partitions
+    place = (entry.starting_lba * sector, entry.end_lba * sector)
+    return guid_text(entry.partition_type_guid) == BIOS_BOOT or any(
+        place == (part.start, part.end) for part in table.partitions
     )
 
 
