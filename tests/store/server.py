@@ -62,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
             start, end, status = int(match[1]), min(int(match[2]) + 1, len(it.data)), 206
             if start >= len(it.data):
                 return self.plain(416, Content_Range=f"bytes */{len(it.data)}")
+        # before the client has its answer, or its next request, in another thread, may take this one's cut
+        cut = it.cuts.pop(0) if it.cuts else None
         self.send_response(status)
         if status == 206:
             self.send_header("Content-Range", f"bytes {start + it.lie}-{end - 1 + it.lie}/{len(it.data)}")
@@ -76,7 +78,6 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self.end_headers()
         body = memoryview(it.data)[start:end]
-        cut = it.cuts.pop(0) if it.cuts else None
         if cut is not None:
             body, self.close_connection = body[:cut], True
         try:
