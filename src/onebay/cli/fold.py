@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import tempfile
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
+from onebay.base.newfile import hidden_name, put_in_place
 from onebay.base.step import Copy
 from onebay.block import FileVolume, Reading, Volume, create_disk, is_device, open_disk
 from onebay.cli.options import (
@@ -149,7 +149,7 @@ def carry_out_on_copy(plan: FoldPlan, source: Volume, output: Path, *, report: R
 
     A failed fold leaves no file behind; one that was cut by power leaves a hidden one, NAME.part.
     """
-    part = output.parent / f".{output.name[:50]}.{secrets.token_hex(8)}.part"
+    part = hidden_name(output)
     target = create_disk(part, source.size, sector_size=source.sector_size)
     target.name = str(output)
     try:
@@ -158,22 +158,10 @@ def carry_out_on_copy(plan: FoldPlan, source: Volume, output: Path, *, report: R
             plan.retarget(target)
             execute(plan, report=report)
             target.flush()
-            if output.exists():
-                raise Refused("exists already", volume=str(output))
-            part.replace(output)
-            sync_folder(output.parent)
+            put_in_place(part, output, replace=False)
     finally:
         target.close()
         part.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on the medium."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def copy_sparse(source: Volume, target: FileVolume) -> None:

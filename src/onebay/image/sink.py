@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
+from onebay.base.newfile import hidden_name, put_in_place
 from onebay.block.file import open_error, write_error
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ class Sink:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # A name has at most 255 bytes, and one character of it up to 4.
-        self.part = path.parent / f".{path.name[:50]}.{secrets.token_hex(8)}.part"
+        self.part = hidden_name(path)
         self.fd = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self.at = 0
 
@@ -52,12 +51,7 @@ class Sink:
         """Make the file whole and give it its name, durably; raises Refused."""
         with self.guard():
             os.fsync(self.fd)
-            self.part.replace(self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            put_in_place(self.part, self.path, replace=True)
 
     def close(self) -> None:
         """Close the file, and remove it where it was not committed."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import tarfile
 import tempfile
 import time
@@ -24,6 +23,7 @@ from onebay.base import tool
 from onebay.base.error import NOTHING_WRITTEN, Refused, ToolFailed
 from onebay.base.event import Began, Ended, Moved, silent
 from onebay.base.extent import ExtentSet
+from onebay.base.newfile import hidden_name, put_in_place
 from onebay.block import create_disk, serving
 from onebay.ops.exportsums import file_sum, write_bmap, write_sums
 from onebay.ops.run import on_failure
@@ -84,17 +84,12 @@ def write_export(
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """Give a file beside `path` that becomes `path`, durably, where the block ends well; else it goes."""
-    part = path.parent / f".{path.name[:50]}.{secrets.token_hex(8)}.part"
+    part = hidden_name(path)
     try:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        put_in_place(part, path, replace=True)
     finally:
         part.unlink(missing_ok=True)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from contextlib import closing
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from onebay.base.error import NOTHING_WRITTEN, BadChecksum, Refused
+from onebay.base.error import NOTHING_WRITTEN, BadChecksum
 from onebay.base.event import Began, Ended, Moved, silent
 from onebay.base.extent import ExtentSet
+from onebay.base.newfile import hidden_name, put_in_place
 from onebay.block import create_disk
 from onebay.ops.need import needed
 from onebay.ops.run import on_failure
@@ -46,7 +45,7 @@ def write_file(made: Shrunk, path: Path, *, report: Report = silent) -> int:
     The file gets its name when it is whole. Raises Refused where there is one already, or no space.
     """
     keep = needed(made.tree)
-    part = path.parent / f".{path.name[:50]}.{secrets.token_hex(8)}.part"
+    part = hidden_name(path)
     report(Began(OP, str(path), keep.size))
     written = done = 0
     with on_failure(f"{NOTHING_WRITTEN} to the disk; the unfinished file was removed", str(path)):
@@ -60,28 +59,11 @@ def write_file(made: Shrunk, path: Path, *, report: Report = silent) -> int:
                     done += end - start
                     report(Moved(OP, done))
                 out.flush()
-            name_it(part, path)
+            put_in_place(part, path, replace=False)
         finally:
             part.unlink(missing_ok=True)
     report(Ended(OP, 0.0, f"{written} bytes written"))
     return written
-
-
-def name_it(part: Path, path: Path) -> None:
-    """Give the whole file its name, durably; raises Refused where something has it meanwhile."""
-    try:
-        os.link(part, path)  # unlike a renaming, it never replaces anything
-    except FileExistsError as error:
-        raise Refused("exists already", volume=str(path)) from error
-    except OSError as error:  # a file system without hard links
-        if path.exists():
-            raise Refused("exists already", volume=str(path)) from error
-        part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def identity(image: Image, size: int) -> bytes:
