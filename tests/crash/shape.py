@@ -10,7 +10,7 @@ from onebay.layer import Layer
 from onebay.ops.journal import Journal
 from onebay.ops.need import needed
 from onebay.table import Table
-from onebay.tree import discover
+from onebay.tree import Tree, discover
 from tests.crash.recording import Writable
 
 Part = tuple[object, ...]
@@ -36,16 +36,21 @@ class Shape(NamedTuple):
 
 def shape(volume: Volume) -> Shape:
     """Look at a disk as the next run will find it."""
+    pending, tree = settled(volume)
+    parts = [part for layer in tree.layers for part in describe(layer)]
+    damage = [f"{suspect.kind}: {suspect.evidence}" for suspect in tree.suspects]
+    damage += [finding.kind for finding in tree.all_findings() if finding.severity == "damage"]
+    return Shape(pending, tuple(parts), tuple(damage))
+
+
+def settled(volume: Volume) -> tuple[bool, Tree]:
+    """Return whether a journal waits, and what is on the disk once it has been written out."""
     view = Writable(volume)
     journal = Journal(view)
     redo = journal.pending()
     if redo is not None:
         journal.replay(redo)
-    tree = discover([view])
-    parts = [part for layer in tree.layers for part in describe(layer)]
-    damage = [f"{suspect.kind}: {suspect.evidence}" for suspect in tree.suspects]
-    damage += [finding.kind for finding in tree.all_findings() if finding.severity == "damage"]
-    return Shape(redo is not None, tuple(parts), tuple(damage))
+    return redo is not None, discover([view])
 
 
 def describe(layer: Layer) -> list[Part]:

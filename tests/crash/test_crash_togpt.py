@@ -28,6 +28,7 @@ from onebay.tree import discover
 from tests.crash.disks import MIB, Judge, soiled
 from tests.crash.recording import Content, Log, Recorder, Writable
 from tests.crash.replay import Memo
+from tests.crash.shape import settled
 from tests.crash.test_crash_journal import Nothing, waits
 from tests.grubdisk import with_grub
 
@@ -65,18 +66,13 @@ class Converted:
 def look(volume: Volume) -> Look:
     """Look at a state of the disk."""
     bios, uefi = boot_paths(discover([volume]))
-    view = Writable(volume)
-    journal = Journal(view)
-    redo = journal.pending()
-    if redo is not None:
-        journal.replay(redo)
-    tree = discover([view])
-    table = tree.on(view)
+    pending, tree = settled(volume)
+    table = tree.on(tree.disks[0])
     assert isinstance(table, Table)
     record = next(found for layer in tree.layers if (found := read_record(layer)))
     assert record.core
     return Look(
-        redo is not None,
+        pending,
         bios.why if bios.works else f"no: {bios.why}",
         uefi.why if uefi.works else f"no: {uefi.why}",
         table.kind,

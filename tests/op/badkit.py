@@ -218,6 +218,16 @@ def tool(*argv: str | Path, stdin: str | None = None, ok: tuple[int, ...] = (0,)
     return done.stdout + done.stderr
 
 
+@contextmanager
+def attached(path: Path, *options: str) -> Iterator[Path]:
+    """A loop device over a file."""
+    device = Path(tool("losetup", "--show", "--find", *options, path).strip())
+    try:
+        yield device
+    finally:
+        tool("losetup", "--detach", device)
+
+
 def blank(path: Path, size: int) -> Path:
     """Make a sparse file."""
     with path.open("xb") as file:

@@ -18,6 +18,7 @@ from badkit import (
     MIB,
     ONEBAY,
     Done,
+    attached,
     blank,
     checked,
     digest,
@@ -45,16 +46,6 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     onebay("capture", disk, folder / "image.raw.zst")
     with untouched(folder):
         yield folder
-
-
-@contextmanager
-def attached(path: Path, *options: str) -> Iterator[Path]:
-    """A loop device over a file."""
-    device = Path(tool("losetup", "--show", "--find", *options, path).strip())
-    try:
-        yield device
-    finally:
-        tool("losetup", "--detach", device)
 
 
 @contextmanager

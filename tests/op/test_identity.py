@@ -6,15 +6,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import foldkit
-from badkit import MIB, NOTHING, blank, fails, make_disk, onebay, root, tool, untouched
+from badkit import MIB, NOTHING, attached, blank, fails, make_disk, onebay, root, tool, untouched
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.base.step import Write
@@ -32,16 +30,6 @@ SIZE = 64 * MIB
 GUID = "11111111-2222-4333-8444-555555555555"
 PART = "AAAAAAAA-BBBB-4CCC-8DDD-EEEEEEEEEEEE"
 EXT = "01234567-89ab-4cde-8f01-23456789abcd"
-
-
-@contextmanager
-def attached(path: Path, *options: str) -> Iterator[Path]:
-    """A loop device over a file."""
-    device = Path(tool("losetup", "--show", "--find", *options, path).strip())
-    try:
-        yield device
-    finally:
-        tool("losetup", "--detach", device)
 
 
 def disk(path: Path, *, guid: str = GUID, part: str = PART, label: str = "") -> Path:

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from onebay.machine import debian
 from onebay.machine.cache import built, recipe_key
 from onebay.machine.worker import Disk, run_job
 from onebay.machine.worker import recipe as worker_recipe
+from onebay.sample.build import script
 
 if TYPE_CHECKING:
     from onebay.base.event import Report
@@ -55,11 +55,6 @@ class Generic:
     def verdict(self) -> str:
         """What `expect` says of the files, without the volume's size: it holds when the volume has grown."""
         return self.expect.partition(" volume=")[0]
-
-
-def script(name: str) -> str:
-    """Return a script that lies beside this module."""
-    return resources.files("onebay.sample").joinpath(name).read_text("utf-8")
 
 
 def system(cache: Path, *, report: Report = silent) -> Path:
