@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from onebay.block import Volume
 
+    Unlock = Callable[[luks.Luks], luks.Luks]
+
 __all__ = ["PROBES", "Probe", "Tree", "discover", "walk"]
 
 Hit = Layer | Member | Suspect
@@ -42,7 +44,7 @@ PROBES = (
     Probe("luks", 1, luks.probe),
     Probe("table", 2, table.probe),
     Probe("ext", 2, ext.probe),
-    Probe("btrfs", 2, btrfs.probe),
+    Probe("btrfs", 2, btrfs.probe, btrfs.assemble),
     Probe("xfs", 2, xfs.probe),
     Probe("fat", 2, fat.probe),
     Probe("swap", 2, swap.probe),
@@ -75,8 +77,12 @@ class Tree:
         return self.findings + [finding for layer in self.layers for finding in layer.check()]
 
 
-def discover(disks: Iterable[Volume]) -> Tree:
-    """Find every layer on `disks`; damage becomes suspects and findings, never an exception."""
+def discover(disks: Iterable[Volume], *, unlock: Unlock | None = None) -> Tree:
+    """Find every layer on `disks`; damage becomes suspects and findings, never an exception.
+
+    `unlock` is given each LUKS and returns it opened or as it is; what it raises, this raises. Only who
+    reads has one: what is inside cannot be written.
+    """
     tree = Tree(tuple(disks))
     waiting: dict[tuple[str, str], list[Member]] = {}
     todo: list[Volume] = list(tree.disks)
@@ -91,7 +97,7 @@ def discover(disks: Iterable[Volume]) -> Tree:
                 # nobody looked at the rest, so all of it counts
                 tree.unknown += [*todo, *(m.volume for members in waiting.values() for m in members)]
                 return tree
-            settle(tree, todo.pop(0), todo, waiting)
+            settle(tree, todo.pop(0), todo, waiting, unlock)
         if waiting:
             # groups of a lower rank first: their volumes may hold members of those that wait
             kind, key = min(waiting, key=lambda group: RANKS[group[0]])
@@ -100,7 +106,11 @@ def discover(disks: Iterable[Volume]) -> Tree:
 
 
 def settle(
-    tree: Tree, volume: Volume, todo: list[Volume], waiting: dict[tuple[str, str], list[Member]]
+    tree: Tree,
+    volume: Volume,
+    todo: list[Volume],
+    waiting: dict[tuple[str, str], list[Member]],
+    unlock: Unlock | None,
 ) -> None:
     """Ask every probe about one volume and file what it answers."""
     match best(tree, volume):
@@ -118,6 +128,8 @@ def settle(
                 )
             )
         case Layer() as layer:
+            if unlock is not None and isinstance(layer, luks.Luks):
+                layer = unlock(layer)
             tree.layers.append(layer)
             todo.extend(layer.above)
         case None:

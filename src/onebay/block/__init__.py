@@ -1,5 +1,6 @@
 """Volumes: file, device, span, concat, overlay. The only code that touches /dev and /sys."""
 
+from onebay.block.crypt import Crypt
 from onebay.block.device import DeviceVolume, is_device
 from onebay.block.file import FileVolume
 from onebay.block.foreign import Reading, open_input
@@ -11,6 +12,7 @@ from onebay.block.volume import Concat, Piece, Span, Volume, locate, lower
 
 __all__ = [
     "Concat",
+    "Crypt",
     "DeviceVolume",
     "FileVolume",
     "Masked",

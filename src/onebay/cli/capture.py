@@ -10,19 +10,20 @@ import click
 
 from onebay.base.error import Refused
 from onebay.cli.boot import cache_option
+from onebay.cli.growing import read_key
 from onebay.cli.options import (
     PATH,
     check_place,
     dry_run_option,
+    inside_option,
     json_option,
     reading_options,
     sector_option,
 )
 from onebay.cli.progress import answer, events_option, human, renderer
 from onebay.cli.shrink import kernel_of, scratch_folder, scratch_option, show, tell_notes
-from onebay.ops.capture import SUFFIX, Captured, capture, look, refuse_busy
+from onebay.ops.capture import SUFFIX, Captured, capture, look, needed_with, refuse_busy
 from onebay.ops.disk import open_any
-from onebay.ops.need import needed
 from onebay.ops.shrink import find_route, plan_shrink
 from onebay.ops.shrinkdisk import shrunk, warn_losses
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @click.argument("image", type=PATH)
 @click.option("--all", "everything", is_flag=True, help="Keep the whole tail, not only its first 256 MiB.")
 @click.option("--minimize", is_flag=True, help="Make the disk in the image as small as it can be.")
+@inside_option("only what is used inside is kept, encrypted as it is")
 @scratch_option
 @click.option("--level", type=click.IntRange(1, 19), default=3, show_default=True, help="zstd level.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
@@ -53,6 +55,7 @@ def command(
     image: Path,
     everything: bool,
     minimize: bool,
+    key_file: Path | None,
     scratch: Path | None,
     level: int,
     threads: int,
@@ -73,6 +76,7 @@ def command(
     if image.exists() and not yes and not dry_run:
         raise Refused("exists already", volume=str(image), hint="another name, or --yes to replace it")
     report = renderer(events=events)
+    key = read_key(key_file) if key_file else b""
     if image.exists() and disk.exists() and image.samefile(disk):
         raise Refused("the image would replace the disk", volume=str(image))
     with ExitStack() as stack:
@@ -84,9 +88,9 @@ def command(
             return
         if minimize:
             folder = scratch_folder(scratch, image.parent)
-            captured = minimal(volume, folder, cache, stack, report)
+            captured = minimal(volume, key, folder, cache, stack, report)
         else:
-            captured = look(volume, everything=everything, report=report)
+            captured = look(volume, everything=everything, key=key, report=report)
         if dry_run:
             document = {"disk": volume.name, "size": volume.size, "keep": captured.keep.size}
             plain = f"{human(captured.keep.size)} of {human(volume.size)} matter; nothing was written"
@@ -104,7 +108,9 @@ def command(
     )
 
 
-def minimal(volume: Volume, folder: Path, cache: Path, stack: ExitStack, report: Report) -> Captured:
+def minimal(
+    volume: Volume, key: bytes, folder: Path, cache: Path, stack: ExitStack, report: Report
+) -> Captured:
     """Return the capture of the smallest disk that `volume` can be; what it needs is freed by `stack`."""
     refuse_busy(volume)
     plan = plan_shrink(find_route(volume))
@@ -112,5 +118,5 @@ def minimal(volume: Volume, folder: Path, cache: Path, stack: ExitStack, report:
     making = shrunk(plan, folder=folder, kernel=kernel_of(cache, report), to=None, report=report)
     made = stack.enter_context(making)
     tell_notes(made.plan)
-    keep = needed(made.tree, ends=True, report=report)
+    keep = needed_with(made.tree, key, report=report)
     return Captured(made.disk, made.tree, keep, original=volume.size)

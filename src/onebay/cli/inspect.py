@@ -10,7 +10,8 @@ import click
 
 from onebay.base.error import Refused
 from onebay.cli import picture
-from onebay.cli.options import PATH, json_option, reading_options, sector_option
+from onebay.cli.growing import read_key
+from onebay.cli.options import PATH, inside_option, json_option, reading_options, sector_option
 from onebay.cli.progress import answer, renderer
 from onebay.cli.svg import svg as draw
 from onebay.ops.disk import open_any
@@ -26,14 +27,24 @@ if TYPE_CHECKING:
 @click.argument("disk", type=PATH)
 @json_option
 @click.option("--svg", type=PATH, metavar="FILE", help="Draw the disk into FILE.")
+@inside_option("what is inside is shown, too")
 @sector_option
 @reading_options
-def command(disk: Path, as_json: bool, svg: Path | None, sector_size: int | None, reading: Reading) -> None:
+def command(
+    disk: Path,
+    as_json: bool,
+    svg: Path | None,
+    key_file: Path | None,
+    sector_size: int | None,
+    reading: Reading,
+) -> None:
     """Show what is on DISK, a block device or an image in any format, without writing anything to it."""
     if svg is not None and svg.exists() and not is_picture(svg):
         raise Refused("exists already and is no picture", volume=str(svg), hint="another name")
-    with closing(open_any(disk, reading, sector_size=sector_size, report=renderer())) as volume:
-        document = inspect(volume)
+    report = renderer()
+    key = read_key(key_file) if key_file else b""
+    with closing(open_any(disk, reading, sector_size=sector_size, report=report)) as volume:
+        document = inspect(volume, key=key, report=report)
     if svg is not None:
         try:
             svg.write_text(draw(document), "utf-8")

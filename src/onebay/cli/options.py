@@ -32,6 +32,13 @@ MAX_SIZE = 1 << 63  # no file or device is larger
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is no wrong usage
 yes_option = click.option("--yes", is_flag=True, help="Write to a block device without asking.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+
+
+def inside_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option of verbs that look into LUKS; `what` they do then ends its line of help."""
+    return click.option("--key-file", type=PATH, metavar="FILE", help=f"Opens LUKS: {what}.")
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 

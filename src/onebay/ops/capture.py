@@ -14,6 +14,7 @@ from onebay.ops.journal import refuse_pending
 from onebay.ops.kit import blob_of
 from onebay.ops.need import needed
 from onebay.ops.run import on_failure
+from onebay.ops.unlock import discover_inside
 from onebay.table import Table
 from onebay.tree import Tree, discover
 
@@ -40,12 +41,27 @@ class Captured:
     original: int | None = None
 
 
-def look(disk: Volume, *, everything: bool = False, report: Report = silent) -> Captured:
-    """Find what an image of `disk` must hold; raises Refused where it is in use, half-changed or no disk."""
+def look(disk: Volume, *, everything: bool = False, key: bytes = b"", report: Report = silent) -> Captured:
+    """Find what an image of `disk` must hold; raises Refused where it is in use, half-changed or no disk.
+
+    With a `key` that is of LUKS only what is used inside, as it is on the disk. Raises what `discover_inside`
+    raises.
+    """
     refuse_unsteady(disk)
     tree = discover([disk])
     refuse_no_disk(tree)
-    return Captured(disk, tree, needed(tree, everything=everything, ends=True, report=report))
+    keep = needed_with(tree, key, everything=everything, report=report)
+    return Captured(disk, tree, keep)
+
+
+def needed_with(tree: Tree, key: bytes, *, everything: bool = False, report: Report = silent) -> ExtentSet:
+    """Return what an image of the tree's disk must hold, looking into LUKS with a `key`.
+
+    What was found inside goes no further: the tree that an image tells of ends at LUKS. Raises what
+    `discover_inside` raises.
+    """
+    whole = discover_inside(tree.disks[0], key, report=report) if key else tree
+    return needed(whole, everything=everything, ends=True, report=report)
 
 
 def refuse_unsteady(disk: Volume) -> None:

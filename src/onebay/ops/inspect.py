@@ -18,17 +18,20 @@ from typing import TYPE_CHECKING
 
 from onebay import __version__
 from onebay.base.error import Refused
+from onebay.base.event import silent
 from onebay.block import DeviceVolume
 from onebay.layer import Finding, Value
 from onebay.ops.bootpaths import boot_paths
 from onebay.ops.identity import twin_findings
 from onebay.ops.journal import refuse_pending
+from onebay.ops.unlock import discover_inside
 from onebay.table import Table, dsm
 from onebay.tree import Tree, discover
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from onebay.base.event import Report
     from onebay.block import Volume
     from onebay.layer import Layer
 
@@ -37,13 +40,13 @@ SECTOR = 512
 Document = dict[str, Value]
 
 
-def inspect(disk: Volume) -> Document:
-    """Look at a disk and return the document; nothing is written and no allocation map is walked.
+def inspect(disk: Volume, *, key: bytes = b"", report: Report = silent) -> Document:
+    """Look at a disk, with a `key` into LUKS too, and return the document; no allocation map is walked.
 
     Of a block device, the heads of the machine's other disks are read too, to find those that may be taken
-    for it. Raises Refused where it is no disk at all.
+    for it. Raises Refused where it is no disk at all, and what `discover_inside` raises.
     """
-    tree = discover([disk])
+    tree = discover_inside(disk, key, report=report) if key else discover([disk])
     refuse_no_disk(tree)
     return inspect_tree(tree, interrupted(disk) + twin_findings(disk, tree))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from onebay.base.event import Noted, silent
 from onebay.base.extent import ExtentSet
 from onebay.block import lower
+from onebay.stack.luks import Luks
 from onebay.stack.md import MdArray
 from onebay.table import Table
 from onebay.table.model import STALE
@@ -80,7 +81,12 @@ def outside(table: Table, *, everything: bool) -> ExtentSet:
 
 
 def standing(layer: Layer) -> list[tuple[Volume, Volume]]:
-    """Return (volume above, volume that maps it down): each replica of a mirror maps the array once."""
+    """Return (volume above, volume that maps it down): each replica of a mirror maps the array once.
+
+    What is inside LUKS maps nothing itself; its encrypted bytes lie where the layer says.
+    """
     if isinstance(layer, MdArray):
         return [(array, replica) for array in layer.above for replica in layer.replicas]
+    if isinstance(layer, Luks) and layer.inside is not None:
+        return [(above, layer.inside) for above in layer.above]
     return [(above, above) for above in layer.above]

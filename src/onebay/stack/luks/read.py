@@ -1,19 +1,25 @@
-"""LUKS1 and LUKS2 by their headers: named, checked, and kept whole, since nothing in them can be read.
-
-Sources: LUKS1 On-Disk Format Specification 1.2.3, table 1; LUKS2 On-Disk Format Specification 1.1.4,
-section 2 (binary header, checksum) and 3 (JSON area); cryptsetup lib/luks2/luks2_disk_metadata.c.
-"""
+"""Headers and JSON areas: what the volume is, which copy counts, and where its payload lies."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from onebay.base.error import BadChecksum, BadMagic, Damaged, Inconsistent, Unsupported
-from onebay.base.record import Layout
-from onebay.layer import Finding, Suspect, Whole
+from onebay.block.crypt import UNITS
+from onebay.layer import Finding, Suspect
+from onebay.stack.luks.layer import CIPHER, Luks, Payload
+from onebay.stack.luks.record import (
+    HEADER_SIZES,
+    LUKS1,
+    LUKS2,
+    MAGIC,
+    SECOND_MAGIC,
+    SECTOR,
+    Luks2Header,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,56 +27,7 @@ if TYPE_CHECKING:
     from onebay.block.volume import Volume
     from onebay.layer import Value
 
-__all__ = ["Luks", "probe"]
-
-MAGIC = b"LUKS\xba\xbe"
-SECOND_MAGIC = b"SKUL\xba\xbe"
-SECTOR = 512
-# Sizes that LUKS2 allows for header and JSON area together; the second copy stands at such an offset.
-HEADER_SIZES = tuple(1 << shift for shift in range(14, 23))
-U16 = Annotated[int, "H"]
-U32 = Annotated[int, "I"]
-U64 = Annotated[int, "Q"]
-
-
-@dataclass(frozen=True, slots=True)
-class Luks1Header:
-    """struct luks_phdr without its key slots; `payloadOffset` is in 512-byte sectors."""
-
-    magic: Annotated[bytes, "6s"]
-    version: U16
-    cipher_name: Annotated[bytes, "32s"]
-    cipher_mode: Annotated[bytes, "32s"]
-    hash_spec: Annotated[bytes, "32s"]
-    payload_offset: U32
-    key_bytes: U32
-    mk_digest: Annotated[bytes, "20s"]
-    mk_digest_salt: Annotated[bytes, "32s"]
-    mk_digest_iter: U32
-    uuid: Annotated[bytes, "40s"]
-
-
-@dataclass(frozen=True, slots=True)
-class Luks2Header:
-    """struct luks2_hdr_disk: `hdr_size` counts the JSON area too, in bytes."""
-
-    magic: Annotated[bytes, "6s"]
-    version: U16
-    hdr_size: U64
-    seqid: U64
-    label: Annotated[bytes, "48s"]
-    checksum_alg: Annotated[bytes, "32s"]
-    salt: Annotated[bytes, "64s"]
-    uuid: Annotated[bytes, "40s"]
-    subsystem: Annotated[bytes, "48s"]
-    hdr_offset: U64
-    padding: Annotated[bytes, "184s"]
-    csum: Annotated[bytes, "64s"]
-    padding4096: Annotated[bytes, "3584s"]
-
-
-LUKS1 = Layout(Luks1Header, order=">", size=208)
-LUKS2 = Layout(Luks2Header, order=">", size=4096)
+DETACHED = "the LUKS header is detached from its payload"
 
 
 @dataclass(frozen=True)
@@ -79,21 +36,13 @@ class Copy:
 
     header: Luks2Header
     at: int
-    segment: Mapping[str, object]
+    segments: Mapping[str, Mapping[str, object]]
+    config: object
 
-
-class Luks(Whole):
-    """An encrypted volume: `findings` says what is wrong with its headers."""
-
-    kind = "luks"
-    growth = "what is inside, where `--key-file` opens it: LVM, ext4, XFS, btrfs, in a virtual machine"
-
-    def __init__(self, volume: Volume, facts: Mapping[str, Value], findings: list[Finding]) -> None:
-        super().__init__(f"luks{facts['version']}", volume, facts)
-        self.findings = findings
-
-    def check(self) -> list[Finding]:
-        return list(self.findings)
+    @property
+    def segment(self) -> Mapping[str, object]:
+        """The first segment; empty where there is none."""
+        return self.segments[min(self.segments, key=int)] if self.segments else {}
 
 
 def probe(volume: Volume) -> Luks | Suspect | None:
@@ -128,7 +77,8 @@ def read_1(volume: Volume) -> Luks:
     if payload > volume.size:
         message = f"the payload starts at {payload}, the volume has {volume.size} bytes"
         findings.append(Finding("damage", "luks-truncated", message, volume.name))
-    return Luks(volume, facts, findings)
+    start = Payload(payload, volume.size - payload, SECTOR)
+    return Luks(volume, facts, findings, checked(volume, str(facts["cipher"]), start))
 
 
 def read_2(volume: Volume) -> Luks | Suspect:
@@ -153,7 +103,7 @@ def read_2(volume: Volume) -> Luks | Suspect:
         return Suspect("luks", volume, str(wrong[0]), wrong[0].at)
     best = max(copies, key=lambda copy: copy.header.seqid)
     findings = [Finding("warning", "luks-header-bad", str(error), volume.name, error.at) for error in wrong]
-    return Luks(volume, facts_2(best), findings)
+    return Luks(volume, facts_2(best), findings, payload_2(volume, best))
 
 
 def read_copy(volume: Volume, at: int, magic: bytes) -> Copy:
@@ -175,33 +125,74 @@ def read_copy(volume: Volume, at: int, magic: bytes) -> Copy:
     digest = hashlib.new(algorithm, LUKS2.pack(header, csum=bytes(64)) + area).digest()
     if digest != header.csum[: len(digest)]:
         raise BadChecksum("luks2 header", volume=volume.name, at=at, expected=digest, found=header.csum)
-    return Copy(header, at, first_segment(volume, at, area))
+    return parse_area(volume, header, at, area)
 
 
-def first_segment(volume: Volume, at: int, area: bytes) -> Mapping[str, object]:
-    """Return the first segment of the JSON area; empty where it has none. Raises Damaged."""
+def parse_area(volume: Volume, header: Luks2Header, at: int, area: bytes) -> Copy:
+    """Return the header with what matters of its JSON area; raises Damaged."""
     try:
         found = json.loads(area.split(b"\0", 1)[0])
-        segments = found["segments"]
-        if not isinstance(segments, dict):
-            raise TypeError("segments are no object")
-        return dict(segments[min(segments, key=int)]) if segments else {}
+        segments = {name: dict(segment) for name, segment in found["segments"].items()}
+        sorted(segments, key=int)  # numbers, all of them
+        return Copy(header, at, segments, found.get("config"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged("luks2 json area", volume=volume.name, at=at + LUKS2.size, found=error) from error
+
+
+def payload_2(volume: Volume, copy: Copy) -> Payload | str:
+    """Return where the payload of LUKS2 lies, or why it cannot be opened."""
+    requirements = copy.config.get("requirements", {}) if isinstance(copy.config, dict) else {}
+    mandatory = requirements.get("mandatory", []) if isinstance(requirements, dict) else requirements
+    if mandatory != []:
+        named = ", ".join(map(str, mandatory)) if isinstance(mandatory, list) else "unknown"
+        return f"LUKS2 with the requirement {named}"
+    if len(copy.segments) != 1:
+        return f"LUKS2 with {len(copy.segments)} segments"
+    segment = copy.segment
+    if segment.get("type") != "crypt" or "integrity" in segment or segment.get("flags", []) != []:
+        return "LUKS2 with a segment of another kind, integrity or flags"
+    start, iv = number(segment.get("offset")), number(segment.get("iv_tweak"))
+    dynamic = segment.get("size") == "dynamic"
+    size = volume.size - (start or 0) if dynamic else number(segment.get("size"))
+    unit = segment.get("sector_size")
+    if start is None or iv is None or size is None or not isinstance(unit, int) or isinstance(unit, bool):
+        return "LUKS2 with numbers that are none"
+    if 0 < start < 2 * copy.header.hdr_size:
+        return "LUKS2 with a payload that begins inside its headers"
+    return checked(volume, str(segment.get("encryption")), Payload(start, size, unit, iv))
+
+
+def checked(volume: Volume, cipher: str, payload: Payload) -> Payload | str:
+    """Return the payload, or why it cannot be opened."""
+    if payload.start == 0:
+        return DETACHED
+    if cipher != CIPHER:
+        return f"LUKS with the cipher {cipher}, not {CIPHER}"
+    if payload.unit not in UNITS or payload.start % SECTOR or payload.size % payload.unit:
+        return "LUKS with a payload of no whole sectors"
+    if payload.size <= 0 or payload.start + payload.size > volume.size:
+        return "LUKS with a payload that ends behind the volume"
+    return payload
 
 
 def facts_2(copy: Copy) -> dict[str, Value]:
     """Facts of a LUKS2 header."""
     segment = copy.segment
-    offset, sector = str(segment.get("offset", "")), segment.get("sector_size")
+    sector = segment.get("sector_size")
     return {
         "version": 2,
         "uuid": text(copy.header.uuid),
         "label": text(copy.header.label),
         "cipher": str(segment.get("encryption", "")),
         "sector_size": sector if isinstance(sector, int) else None,
-        "payload_offset": int(offset) if offset.isdecimal() and len(offset) < 20 else None,
+        "payload_offset": number(segment.get("offset")),
     }
+
+
+def number(value: object) -> int | None:
+    """Return a number of 64 bits that JSON has as a string; None where it is none."""
+    good = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20
+    return int(str(value)) if good else None
 
 
 def text(raw: bytes) -> str:
