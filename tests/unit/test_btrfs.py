@@ -9,9 +9,9 @@ import zstandard
 
 from onebay.base.error import Inconsistent, Truncated
 from onebay.base.extent import ExtentSet
-from onebay.fs.btrfs.chunk import ChunkMap, Mapping, parse_chunk
+from onebay.fs.btrfs.chunk import ChunkMap, Mapping, Place, parse_chunk
 from onebay.fs.btrfs.csum import csum, matches, sealed, xxh64
-from onebay.fs.btrfs.read import on_device
+from onebay.fs.btrfs.read import on_devices
 from onebay.fs.btrfs.record import CHUNK, INCOMPAT, STRIPE, SUPER, Chunk, Stripe, names, unknown
 
 MIB = 1 << 20
@@ -73,6 +73,10 @@ def test_names_of_bits() -> None:
     assert unknown(0x40000001, INCOMPAT) == ["0x40000000"]
 
 
+def on(devid: int, *places: int) -> tuple[Place, ...]:
+    return tuple(Place(devid, place) for place in places)
+
+
 def chunk(length: int, kind: int, *places: int) -> bytes:
     head = Chunk(length, 2, 65536, kind, 4096, 4096, 4096, len(places), 1)
     return CHUNK.pack(head) + b"".join(STRIPE.pack(Stripe(1, place, b"u" * 16)) for place in places)
@@ -81,7 +85,7 @@ def chunk(length: int, kind: int, *places: int) -> bytes:
 def test_parse_chunk() -> None:
     raw = chunk(8 * MIB, 2 | 32, 22 * MIB, 30 * MIB)
     assert parse_chunk(raw, 0, 5 * MIB, 4096) == (
-        Mapping(5 * MIB, 13 * MIB, 34, (22 * MIB, 30 * MIB), (1, 1)),
+        Mapping(5 * MIB, 13 * MIB, 34, on(1, 22 * MIB, 30 * MIB)),
         len(raw),
     )
     for length in range(len(raw)):
@@ -109,13 +113,13 @@ def test_bad_chunks(raw: bytes) -> None:
 def test_map_places() -> None:
     chunks = ChunkMap(
         [
-            Mapping(20 * MIB, 24 * MIB, 1, (100 * MIB,), (1,)),
-            Mapping(8 * MIB, 10 * MIB, 36, (50 * MIB, 2 * MIB), (1, 1)),
-            Mapping(30 * MIB, 31 * MIB, 9, (70 * MIB,), (1,)),
+            Mapping(20 * MIB, 24 * MIB, 1, on(1, 100 * MIB)),
+            Mapping(8 * MIB, 10 * MIB, 36, on(1, 50 * MIB, 2 * MIB)),
+            Mapping(30 * MIB, 31 * MIB, 9, on(1, 70 * MIB)),
         ]
     )
-    assert chunks.places(9 * MIB, 4096) == (51 * MIB, 3 * MIB)
-    assert chunks.places(24 * MIB - 4096, 4096) == (104 * MIB - 4096,)
+    assert chunks.places(9 * MIB, 4096) == on(1, 51 * MIB, 3 * MIB)
+    assert chunks.places(24 * MIB - 4096, 4096) == on(1, 104 * MIB - 4096)
     for at in (0, 10 * MIB, 24 * MIB - 1, 25 * MIB, 1 << 63):
         with pytest.raises(Inconsistent):
             chunks.places(at, 4096)
@@ -126,20 +130,20 @@ def test_map_places() -> None:
 def test_extents_map_to_every_copy_in_device_order() -> None:
     chunks = ChunkMap(
         [
-            Mapping(10 * MIB, 12 * MIB, 36, (50 * MIB, 2 * MIB), (1, 1)),
-            Mapping(12 * MIB, 14 * MIB, 1, (4 * MIB,), (1,)),
+            Mapping(10 * MIB, 12 * MIB, 36, on(1, 50 * MIB, 2 * MIB)),
+            Mapping(12 * MIB, 14 * MIB, 1, on(1, 4 * MIB)),
         ]
     )
     extents = ExtentSet.of([(11 * MIB, 13 * MIB)])  # touches across the border of two chunks
     want = ExtentSet.of([(3 * MIB, 5 * MIB), (51 * MIB, 52 * MIB)])
-    assert on_device(extents, chunks) == want
+    assert on_devices(extents, chunks) == {1: want}
     with pytest.raises(Inconsistent):
-        on_device(ExtentSet.of([(13 * MIB, 15 * MIB)]), chunks)
+        on_devices(ExtentSet.of([(13 * MIB, 15 * MIB)]), chunks)
 
 
 def test_overlaps_are_refused() -> None:
     with pytest.raises(Inconsistent, match="chunks overlap"):
-        ChunkMap([Mapping(0, 2 * MIB, 1, (0,), (1,)), Mapping(MIB, 3 * MIB, 1, (9 * MIB,), (1,))])
-    chunks = ChunkMap([Mapping(0, 2 * MIB, 36, (0, MIB), (1, 1))])
+        ChunkMap([Mapping(0, 2 * MIB, 1, on(1, 0)), Mapping(MIB, 3 * MIB, 1, on(1, 9 * MIB))])
+    chunks = ChunkMap([Mapping(0, 2 * MIB, 36, on(1, 0, MIB))])
     with pytest.raises(Inconsistent, match="stripes overlap"):
         chunks.stripes()

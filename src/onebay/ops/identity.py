@@ -124,7 +124,8 @@ def candidates(kind: str, facts: Mapping[str, Any], *, labelled: bool) -> Iterat
             here = (pv for pv in entries(facts, "pvs") if pv.get("volume") is not None)
             yield from (Sign("LVM physical volume", pv.get("uuid", "")) for pv in here)
         case "btrfs" if facts.get("devices") != 1:
-            yield Sign("btrfs device UUID", facts.get("device_uuid", ""))
+            uuids = [each.get("device_uuid", "") for each in (facts, *entries(facts, "members"))]
+            yield from (Sign("btrfs device UUID", each) for each in uuids)
         case _:
             yield Sign(f"{kind} UUID", uuid or "")
     if labelled and kind in LABELLED:

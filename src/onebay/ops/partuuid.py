@@ -12,9 +12,8 @@ import re
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Error, Refused
-from onebay.base.extent import ExtentSet
 from onebay.base.step import CHUNK
-from onebay.fs.btrfs import BtrfsFs
+from onebay.fs.btrfs import Btrfs
 from onebay.fs.btrfs.compressed import compressed_extents
 from onebay.stack.lvm import VolumeGroup
 from onebay.table import dsm
@@ -22,6 +21,7 @@ from onebay.table import dsm
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from onebay.base.extent import ExtentSet
     from onebay.block import Volume
     from onebay.layer import Layer
     from onebay.table import Table
@@ -90,10 +90,10 @@ class References:
             try:
                 why, extents = content_of(layer)
             except Error as error:
-                why, extents = str(error), ExtentSet()
+                why, extents = str(error), ()
             if why:
                 self.unseen.append((volume, why))
-            yield volume, extents
+            yield from zip(layer.below, extents, strict=False)  # none where there is too much
 
     def data_volumes(self) -> set[int]:
         """Return the identities of the volumes that stand on data partitions of an appliance's layout."""
@@ -107,18 +107,22 @@ class References:
         return found
 
 
-def content_of(layer: Layer) -> tuple[str, ExtentSet]:
-    """Return why a layer's text cannot be seen, or "", and the bytes to look through all the same."""
+def content_of(layer: Layer) -> tuple[str, tuple[ExtentSet, ...]]:
+    """Return why a layer's text cannot be seen, or "", and the bytes to look through all the same.
+
+    These are of each volume below, or none of any.
+    """
     if layer.kind not in READABLE:
-        return f"{layer.title}", ExtentSet()
+        return f"{layer.title}", ()
     if (layer.used_bytes() or 0) > LOOK:
-        return f"more than {LOOK >> 30} GiB", ExtentSet()
-    (used,) = layer.used()
+        return f"more than {LOOK >> 30} GiB", ()
+    used = layer.used()
+    size = sum(extents.size for extents in used)
     if (why := layer.keep_whole()) is not None:
-        return why, used if used.size <= LOOK else ExtentSet()
-    if used.size > LOOK:
-        return f"more than {LOOK >> 30} GiB", ExtentSet()
-    if isinstance(layer, BtrfsFs) and layer.reader is not None and any(compressed_extents(layer.reader)):
+        return why, used if size <= LOOK else ()
+    if size > LOOK:
+        return f"more than {LOOK >> 30} GiB", ()
+    if isinstance(layer, Btrfs) and layer.reader is not None and any(compressed_extents(layer.reader)):
         return "compressed files", used
     return "", used
 

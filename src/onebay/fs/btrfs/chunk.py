@@ -1,8 +1,8 @@
-"""Chunks: where a logical address lies on the device.
+"""Chunks: where a logical address lies on the devices.
 
 Sources: linux fs/btrfs/volumes.c (read_sys_array, read_one_chunk, read_one_dev) and
-fs/btrfs/tree-checker.c (btrfs_check_chunk_valid). Only profiles whose logical bytes are contiguous on one
-device are mapped: SINGLE and DUP; others are named and kept whole.
+fs/btrfs/tree-checker.c (btrfs_check_chunk_valid). Only profiles whose stripes are whole copies are mapped:
+SINGLE, DUP, RAID1, RAID1C3 and RAID1C4; others are named and kept whole.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from onebay.base.error import Damaged, Inconsistent, Truncated
 from onebay.fs.btrfs.record import (
     CHUNK,
     CHUNK_ITEM_KEY,
+    COPIES,
     DEV_ITEM,
     DEV_ITEM_KEY,
     KEY,
     PROFILE_NAMES,
     STRIPE,
-    TYPE_DUP,
     TYPE_NAMES,
     DevItem,
     Super,
@@ -30,19 +30,26 @@ from onebay.fs.btrfs.record import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from onebay.block.volume import Volume
     from onebay.fs.btrfs.read import Reader
 
 TYPE_MASK = sum(TYPE_NAMES)
 
 
+class Place(NamedTuple):
+    """Byte `at` of the device `devid`."""
+
+    devid: int
+    at: int
+
+
 class Mapping(NamedTuple):
-    """Logical bytes `start..end`, each of them at all of `places` (bytes of the device)."""
+    """Logical bytes `start..end`, each of them at all of `places`, which say where `start` is."""
 
     start: int
     end: int
     type: int
-    places: tuple[int, ...]
-    devids: tuple[int, ...]
+    places: tuple[Place, ...]
 
     @property
     def kind(self) -> str:
@@ -56,9 +63,17 @@ class Mapping(NamedTuple):
         return PROFILE_NAMES.get(bits, hex(bits))
 
     @property
-    def readable(self) -> bool:
-        """Whether `places` are whole copies, one after the other logical byte."""
-        return self.type & ~TYPE_MASK in (0, TYPE_DUP)
+    def copies(self) -> int:
+        """How many stripes the profile has, each a whole copy; 0 for a profile whose stripes are none."""
+        return COPIES.get(self.type & ~TYPE_MASK, 0)
+
+
+class Stretch(NamedTuple):
+    """A copy of `chunk` on a device, at its bytes `start..end`."""
+
+    start: int
+    end: int
+    chunk: Mapping
 
 
 class ChunkMap:
@@ -71,38 +86,58 @@ class ChunkMap:
             if right.start < left.end:
                 raise Inconsistent("chunks overlap", expected=f">= {left.end:#x}", found=hex(right.start))
 
-    def places(self, at: int, size: int) -> tuple[int, ...]:
+    @property
+    def odd_profiles(self) -> list[str]:
+        """Names of the profiles that are not read."""
+        return sorted({chunk.profile for chunk in self.chunks if not chunk.copies})
+
+    def places(self, at: int, size: int) -> tuple[Place, ...]:
         """Return where logical bytes `at..at+size` lie, one entry a copy; raises Inconsistent."""
         index = bisect_right(self.starts, at) - 1
         if index < 0 or at + size > self.chunks[index].end:
             raise Inconsistent(f"logical address {at:#x} is in no chunk")
         chunk = self.chunks[index]
-        if not chunk.readable:
+        if not chunk.copies:
             raise Inconsistent(f"logical address {at:#x} is in a chunk of profile {chunk.profile}")
-        return tuple(place + at - chunk.start for place in chunk.places)
+        return tuple(Place(place.devid, place.at + at - chunk.start) for place in chunk.places)
 
-    def stripes(self) -> list[tuple[int, int, Mapping]]:
-        """Return (start, end, chunk) of all copies in the order of the device; raises Inconsistent."""
-        found = sorted(
-            (place, place + chunk.end - chunk.start, chunk) for chunk in self.chunks for place in chunk.places
-        )
-        for left, right in pairwise(found):
-            if right[0] < left[1]:
-                raise Inconsistent("stripes overlap", expected=f">= {left[1]:#x}", found=hex(right[0]))
+    def stripes(self) -> dict[int, list[Stretch]]:
+        """Return, by devid, all copies in the order of the device; raises Inconsistent where some overlap.
+
+        Chunks of profiles that are not read are left out.
+        """
+        found: dict[int, list[Stretch]] = {}
+        for chunk in self.chunks:
+            for devid, at in chunk.places if chunk.copies else ():
+                found.setdefault(devid, []).append(Stretch(at, at + chunk.end - chunk.start, chunk))
+        for stripes in found.values():
+            stripes.sort()
+            for left, right in pairwise(stripes):
+                if right.start < left.end:
+                    raise Inconsistent(
+                        "stripes overlap", expected=f">= {left.end:#x}", found=hex(right.start)
+                    )
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
-    """What the chunk tree says: the map, our device, and the tree block that holds the device item."""
+class DeviceItem:
+    """What the chunk tree says of one of our devices, and where."""
 
-    map: ChunkMap
-    device: DevItem
-    device_block: int  # logical address of the leaf
-    device_at: int  # byte of the device item in that leaf
+    record: DevItem
+    block: int  # logical address of the leaf
+    at: int  # byte of the device item in that leaf
     generation: int  # of that leaf
     leaf: bytes  # the copy of it that was read
-    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What the chunk tree says: the map, our devices by devid, and the devids of others that it names."""
+
+    map: ChunkMap
+    devices: dict[int, DeviceItem]
+    absent: frozenset[int]
 
 
 def parse_chunk(raw: bytes | memoryview, at: int, start: int, sectorsize: int) -> tuple[Mapping, int]:
@@ -112,14 +147,14 @@ def parse_chunk(raw: bytes | memoryview, at: int, start: int, sectorsize: int) -
     if chunk.num_stripes == 0 or at + size > len(raw):
         raise Truncated(f"stripes of chunk {start:#x}", expected=chunk.num_stripes, found=len(raw) - at)
     stripes = STRIPE.unpack_all(memoryview(raw)[at + CHUNK.size : at + size])
-    places = tuple(stripe.offset for stripe in stripes)
+    places = tuple(Place(stripe.devid, stripe.offset) for stripe in stripes)
     end = start + chunk.length
-    if chunk.length == 0 or max(end, *(place + chunk.length for place in places)) >= 1 << 64:
+    if chunk.length == 0 or max(end, *(place.at + chunk.length for place in places)) >= 1 << 64:
         raise Inconsistent(f"length of chunk {start:#x}", found=chunk.length)
-    if any(value % sectorsize for value in (start, chunk.length, *places)):
+    if any(value % sectorsize for value in (start, chunk.length, *(place.at for place in places))):
         raise Inconsistent(f"chunk {start:#x} is not aligned to sectors of {sectorsize} bytes")
-    mapping = Mapping(start, end, chunk.type, places, tuple(stripe.devid for stripe in stripes))
-    if mapping.readable and len(places) != (2 if chunk.type & TYPE_DUP else 1):
+    mapping = Mapping(start, end, chunk.type, places)
+    if mapping.copies not in (0, len(places)):
         raise Inconsistent(f"chunk {start:#x}: {mapping.profile} of {len(places)} stripes")
     return mapping, size
 
@@ -140,41 +175,46 @@ def parse_system_chunks(sb: Super) -> list[Mapping]:
     return found
 
 
-def read_space(reader: Reader, sb: Super) -> Space:
+def read_space(reader: Reader) -> Space:
     """Read the whole chunk tree; raises Damaged, with what is wrong with each copy of a bad block."""
     chunks: list[Mapping] = []
-    device: tuple[DevItem, int, int, int, bytes] | None = None
-    own = DEV_ITEM.unpack(sb.dev_item)
-    devices = 0
+    devices: dict[int, DeviceItem] = {}
+    absent: set[int] = set()
     for block in reader.leaves(reader.chunk_root()):
         for item in block.items():
             if item.type == CHUNK_ITEM_KEY:
-                chunk, _ = parse_chunk(block.data(item), 0, item.offset, sb.sectorsize)
+                chunk, _ = parse_chunk(block.data(item), 0, item.offset, reader.sb.sectorsize)
                 chunks.append(chunk)
             elif item.type == DEV_ITEM_KEY:
-                devices += 1
                 found = DEV_ITEM.unpack(block.data(item))
-                if found.devid == own.devid:
-                    device = (found, block.at, block.place(item), block.generation, bytes(block.view))
-    if device is None:
-        raise Damaged(f"the chunk tree has no device item for devid {own.devid}")
-    space = Space(ChunkMap(chunks), *device, devices)
+                if found.devid in reader.volumes:
+                    place, leaf = block.place(item), bytes(block.view)
+                    devices[found.devid] = DeviceItem(found, block.at, place, block.generation, leaf)
+                else:
+                    absent.add(found.devid)
+    for devid in reader.volumes:
+        if devid not in devices:
+            raise Damaged(f"the chunk tree has no device item for devid {devid}")
+    space = Space(ChunkMap(chunks), devices, frozenset(absent))
     space.map.stripes()
     return space
 
 
-def reason_by_space(space: Space, size: int) -> str | None:
-    """Say why used space cannot be told by the chunk tree, on a volume of `size` bytes; None where it can."""
-    if space.devices > 1:
-        return f"one of {space.devices} devices"
-    odd = sorted({chunk.profile for chunk in space.map.chunks if not chunk.readable})
-    if odd:
+def reason_by_space(space: Space, volumes: dict[int, Volume]) -> str | None:
+    """Say why used space of `volumes` (by devid) cannot be told by the chunk tree; None where it can."""
+    if space.absent:
+        names = ", ".join(map(str, sorted(space.absent)))
+        count = len(space.devices) + len(space.absent)
+        return f"{len(space.devices)} of {count} devices; not on this disk: devid {names}"
+    if odd := space.map.odd_profiles:
         return f"chunk profile {' '.join(odd)} is not read"
-    if any(devid != space.device.devid for chunk in space.map.chunks for devid in chunk.devids):
-        return "chunks lie on another device"
-    if space.device.total_bytes > size:
-        return f"the file system has {space.device.total_bytes} bytes, its volume only {size}"
     stripes = space.map.stripes()
-    if stripes and stripes[-1][1] > space.device.total_bytes:
-        return "chunks lie beyond the end of the device"
+    if stripes.keys() - space.devices.keys():
+        return "chunks lie on another device"
+    for devid, found in space.devices.items():
+        size, volume = found.record.total_bytes, volumes[devid]
+        if size > volume.size:
+            return f"the file system has {size} bytes, its volume only {volume.size}"
+        if devid in stripes and stripes[devid][-1].end > size:
+            return "chunks lie beyond the end of the device"
     return None

@@ -61,11 +61,11 @@ def leaf(reader: Reader, at: int) -> Block | None:
     """Return the tree block at logical byte `at` from its first good copy, None for a node."""
     size = reader.sb.nodesize
     for place in reader.map.places(at, size):
-        raw = reader.volume.read(place, size)
+        raw = reader.read(place)
         if not matches(reader.sb.csum_type, raw):
             continue
         header = HEADER.unpack(raw)
         if header.bytenr != at or header.nritems > (size - HEADER.size) // ITEM.size:
-            raise Inconsistent("not the tree block", volume=reader.volume.name, at=place)
+            raise Inconsistent("not the tree block", volume=reader.where(place), at=place.at)
         return Block(at, memoryview(raw), header.nritems, header.generation) if header.level == 0 else None
-    raise Damaged(f"no good copy of tree block {at:#x}", volume=reader.volume.name)
+    raise Damaged(f"no good copy of tree block {at:#x}", volume=reader.name)

@@ -46,7 +46,7 @@ from onebay.fs.btrfs.record import (
 if TYPE_CHECKING:
     from onebay.base.step import Step
     from onebay.block.volume import Volume
-    from onebay.fs.btrfs.chunk import Space
+    from onebay.fs.btrfs.chunk import DeviceItem, Space, Stretch
     from onebay.fs.btrfs.read import Copy, Reader
 
 BY_ITSELF = "the appliance grows its file system itself once it sees the larger volume"
@@ -60,20 +60,26 @@ def plan_grow(
     Raises Unsupported where `reason` says that the file system is not fully understood, and Inconsistent
     where it is larger than its volume.
     """
-    if space is not None and space.device.total_bytes > volume.size:
+    devid = DEV_ITEM.unpack(sb.dev_item).devid
+    own = None if space is None else space.devices[devid]
+    if own is not None and own.record.total_bytes > volume.size:
         raise Inconsistent(
             "the file system is larger than its volume",
             volume=volume.name,
             expected=f"<= {volume.size}",
-            found=space.device.total_bytes,
+            found=own.record.total_bytes,
         )
     refuse(volume, sb, reason)
     assert reader is not None
-    assert space is not None
+    assert own is not None
     size = volume.size // sb.sectorsize * sb.sectorsize
-    if size <= space.device.total_bytes:
-        return mirror_steps(volume, reader, space)
-    return [*super_steps(volume, sb, space, size), *leaf_steps(volume, reader, space, size)]
+    if size <= own.record.total_bytes:
+        return mirror_steps(volume, reader, own)
+    stretches = reader.map.stripes().get(devid, [])
+    return [
+        *super_steps(volume, sb, own.record.total_bytes, size, stretches),
+        *leaf_steps(volume, reader, own, size),
+    ]
 
 
 def refuse(volume: Volume, sb: Super, reason: str | None) -> None:
@@ -87,8 +93,11 @@ def refuse(volume: Volume, sb: Super, reason: str | None) -> None:
         raise Unsupported(f"btrfs cannot be grown from outside: {why}", volume=volume.name, hint=BY_ITSELF)
 
 
-def super_steps(volume: Volume, sb: Super, space: Space, size: int) -> list[Step]:
-    """Return the writes of all superblocks of a device of `size` bytes, the first one last."""
+def super_steps(volume: Volume, sb: Super, old: int, size: int, stretches: list[Stretch]) -> list[Step]:
+    """Return the writes of all superblocks of a device that grows from `old` to `size` bytes, the first last.
+
+    `stretches` are where its chunks lie.
+    """
     item = DEV_ITEM.unpack(sb.dev_item)
     new = SUPER.pack(sb, total_bytes=size, dev_item=DEV_ITEM.pack(item, total_bytes=size))
     record = SUPER.unpack(new)
@@ -97,8 +106,8 @@ def super_steps(volume: Volume, sb: Super, space: Space, size: int) -> list[Step
         # The kernel's own rule (btrfs_sb_offset): a mirror must end before the last byte.
         if at + SUPER_SIZE >= size:
             continue
-        fresh = at + SUPER_SIZE >= space.device.total_bytes
-        if fresh and any(start < at + SUPER_SIZE and end > at for start, end, _ in space.map.stripes()):
+        fresh = at + SUPER_SIZE >= old
+        if fresh and any(start < at + SUPER_SIZE and end > at for start, end, _ in stretches):
             raise Unsupported("a chunk lies where a superblock mirror belongs", volume=volume.name, at=at)
         raw = sealed(sb.csum_type, SUPER.pack(record, bytenr=at))
         why = "new mirror of the superblock" if fresh else "superblock"
@@ -109,40 +118,40 @@ def super_steps(volume: Volume, sb: Super, space: Space, size: int) -> list[Step
     return steps
 
 
-def mirror_steps(volume: Volume, reader: Reader, space: Space) -> list[Step]:
+def mirror_steps(volume: Volume, reader: Reader, own: DeviceItem) -> list[Step]:
     """Return the writes that make the other copies of the leaf with the device item like the one in use.
 
     A copy with the old size passes its checksum, so no scrub would find it; one that is torn leaves the
     file system with a single copy.
     """
-    copies = device_leaf(reader, space)
-    if all(copy.raw != space.leaf for copy in copies):
+    copies = device_leaf(reader, own)
+    if all(copy.raw != own.leaf for copy in copies):
         return []
     steps: list[Step] = []
     for copy in copies:
-        if copy.raw != space.leaf:
-            steps += [Write(volume, copy.at, space.leaf, "btrfs: device item: the other copy"), Flush(volume)]
+        if copy.raw != own.leaf:
+            steps += [Write(volume, copy.at, own.leaf, "btrfs: device item: the other copy"), Flush(volume)]
     return steps
 
 
-def device_leaf(reader: Reader, space: Space) -> list[Copy]:
+def device_leaf(reader: Reader, own: DeviceItem) -> list[Copy]:
     """Return every copy of the leaf with the device item, in the order in which they are read."""
-    return [*reader.copies(Visit(space.device_block, 0, space.generation, CHUNK_TREE, None, BEYOND))]
+    return [*reader.copies(Visit(own.block, 0, own.generation, CHUNK_TREE, None, BEYOND))]
 
 
-def leaf_steps(volume: Volume, reader: Reader, space: Space, size: int) -> list[Step]:
+def leaf_steps(volume: Volume, reader: Reader, own: DeviceItem, size: int) -> list[Step]:
     """Return the writes of every copy of the leaf with the device item; those unlike the one in use first.
 
     The one in use is the one that was read: another may have a right checksum and wrong items, for nobody
     has looked at them.
     """
-    copies = device_leaf(reader, space)
-    if all(copy.raw != space.leaf for copy in copies):
+    copies = device_leaf(reader, own)
+    if all(copy.raw != own.leaf for copy in copies):
         raise Damaged("the chunk tree does not say where its own leaf lies", volume=volume.name)
-    copies.sort(key=lambda copy: copy.raw == space.leaf)
-    leaf = bytearray(space.leaf)
-    at = space.device_at
-    leaf[at : at + DEV_ITEM.size] = DEV_ITEM.pack(space.device, total_bytes=size)
+    copies.sort(key=lambda copy: copy.raw == own.leaf)
+    leaf = bytearray(own.leaf)
+    at = own.at
+    leaf[at : at + DEV_ITEM.size] = DEV_ITEM.pack(own.record, total_bytes=size)
     raw = sealed(reader.sb.csum_type, leaf)
     critical = "critical: " if len(copies) == 1 else ""
     steps: list[Step] = []

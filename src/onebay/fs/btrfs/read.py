@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from onebay.base.error import BadChecksum, Damaged, Inconsistent
 from onebay.base.extent import ExtentSet
+from onebay.fs.btrfs.chunk import Place
 from onebay.fs.btrfs.csum import matches
 from onebay.fs.btrfs.record import (
     CHUNK_TREE,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from onebay.block.volume import Volume
-    from onebay.fs.btrfs.chunk import ChunkMap
+    from onebay.fs.btrfs.chunk import ChunkMap, Stretch
 
 Key = tuple[int, int, int]
 FIRST: Key = (0, 0, 0)
@@ -72,8 +73,9 @@ class Step(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """One copy of a tree block at byte `at` of the device, and what is wrong with it."""
+    """One copy of a tree block, at byte `at` of the device `devid`, and what is wrong with it."""
 
+    devid: int
     at: int
     raw: bytes
     fault: Damaged | None
@@ -110,12 +112,16 @@ class Block(NamedTuple):
 
 
 class Reader:
-    """Reads trees of one file system through `map`; `faults` collects bad copies whose twin was good."""
+    """Reads trees of one file system on `volumes`, by devid, through `map`.
 
-    def __init__(self, volume: Volume, sb: Super, chunks: ChunkMap) -> None:
-        self.volume, self.sb, self.map = volume, sb, chunks
+    `faults` collects bad copies whose twin was good, by place.
+    """
+
+    def __init__(self, volumes: dict[int, Volume], sb: Super, chunks: ChunkMap) -> None:
+        self.volumes, self.sb, self.map = volumes, sb, chunks
+        self.name = ", ".join(volume.name for volume in volumes.values())
         self.fsid = tree_fsid(sb)
-        self.faults: dict[int, Damaged] = {}
+        self.faults: dict[Place, Damaged] = {}
 
     def chunk_root(self) -> Root:
         """Return the root of the chunk tree."""
@@ -130,13 +136,25 @@ class Reader:
         for place in self.map.places(step.at, self.sb.nodesize):
             raw, fault = b"", None
             try:
-                raw = self.volume.read(place, self.sb.nodesize)
+                raw = self.read(place)
                 self.verify(raw, step, place)
             except Damaged as error:
                 fault = error
             except OSError as error:
-                fault = Damaged(f"unreadable: {error}", volume=self.volume.name, at=place)
-            yield Copy(place, raw, fault)
+                fault = Damaged(f"unreadable: {error}", volume=self.where(place), at=place.at)
+            yield Copy(place.devid, place.at, raw, fault)
+
+    def read(self, place: Place) -> bytes:
+        """Read as many bytes as a tree block has; raises Damaged, also without the device, OSError."""
+        volume = self.volumes.get(place.devid)
+        if volume is None:
+            raise Damaged(f"device {place.devid} is not on this disk")
+        return volume.read(place.at, self.sb.nodesize)
+
+    def where(self, place: Place) -> str:
+        """Name the volume of a place."""
+        volume = self.volumes.get(place.devid)
+        return self.name if volume is None else volume.name
 
     def block(self, step: Step) -> Block:
         """Return a tree block from its first good copy; raises Damaged with what is wrong with every copy."""
@@ -145,20 +163,24 @@ class Reader:
             if copy.fault is None:
                 for other in bad[: MAX_FAULTS - len(self.faults)]:
                     assert other.fault is not None
-                    self.faults[other.at] = other.fault
+                    self.faults[Place(other.devid, other.at)] = other.fault
                 view = memoryview(copy.raw)
                 header = HEADER.unpack(view)
                 return Block(step.at, view, header.nritems, header.generation)
             bad.append(copy)
-        evidence = "; ".join(f"copy at {copy.at:#x}: {plain(copy.fault)}" for copy in bad)
+        several = len(self.volumes) > 1
+        evidence = "; ".join(
+            f"copy at {copy.at:#x}{f' of device {copy.devid}' if several else ''}: {plain(copy.fault)}"
+            for copy in bad
+        )
         raise Damaged(
-            f"tree block {step.at:#x} of tree {step.owner}: {evidence}", volume=self.volume.name, at=bad[0].at
+            f"tree block {step.at:#x} of tree {step.owner}: {evidence}", volume=self.name, at=bad[0].at
         )
 
-    def verify(self, raw: bytes, step: Step, place: int) -> None:
+    def verify(self, raw: bytes, step: Step, place: Place) -> None:
         """Raise BadChecksum or Inconsistent where a block is not the one that its parent speaks of."""
         if not matches(self.sb.csum_type, raw):
-            raise BadChecksum("checksum", volume=self.volume.name, at=place)
+            raise BadChecksum("checksum", volume=self.where(place), at=place.at)
         header = HEADER.unpack(raw)
         for name, expected, found in (
             ("address", step.at, header.bytenr),
@@ -168,36 +190,38 @@ class Reader:
             ("owner", step.owner, header.owner),
         ):
             if expected != found:
-                raise Inconsistent(name, volume=self.volume.name, at=place, expected=expected, found=found)
+                raise Inconsistent(
+                    name, volume=self.where(place), at=place.at, expected=expected, found=found
+                )
         self.verify_keys(raw, header, step, place)
 
-    def verify_keys(self, raw: bytes, header: Header, step: Step, place: int) -> None:
+    def verify_keys(self, raw: bytes, header: Header, step: Step, place: Place) -> None:
         """Raise Inconsistent where a block's keys are not those that its parent promises."""
         size = KEY_PTR.size if header.level else ITEM.size
         count = header.nritems
         if count > (len(raw) - HEADER.size) // size or (count == 0 and (header.level or step.first)):
-            raise Inconsistent("number of items", volume=self.volume.name, at=place, found=count)
+            raise Inconsistent("number of items", volume=self.where(place), at=place.at, found=count)
         if count == 0:
             return
         first = ITEM.unpack_from(raw, HEADER.size)[:3]
         last = ITEM.unpack_from(raw, HEADER.size + (count - 1) * size)[:3]
         if step.first not in (None, first):
             raise Inconsistent(
-                "first key", volume=self.volume.name, at=place, expected=step.first, found=first
+                "first key", volume=self.where(place), at=place.at, expected=step.first, found=first
             )
         if not first <= last < step.beyond:
-            raise Inconsistent("key order", volume=self.volume.name, at=place, found=last)
+            raise Inconsistent("key order", volume=self.where(place), at=place.at, found=last)
 
     def leaves(self, root: Root, first: Key = FIRST, beyond: Key = BEYOND) -> Iterator[Block]:
         """Yield, in order, the leaves that may hold keys `first..beyond`; raises Damaged."""
         if not 0 <= root.level < MAX_LEVEL:
-            raise Inconsistent("tree level", volume=self.volume.name, found=root.level)
+            raise Inconsistent("tree level", volume=self.name, found=root.level)
         todo = [Step(root.at, root.level, root.generation, root.owner, None, BEYOND)]
-        budget = self.volume.size // self.sb.nodesize + 1
+        budget = sum(volume.size for volume in self.volumes.values()) // self.sb.nodesize + 1
         while todo:
             budget -= 1
             if budget < 0:
-                raise Inconsistent("a tree has more blocks than its volume", volume=self.volume.name)
+                raise Inconsistent("a tree has more blocks than there is room for", volume=self.name)
             step = todo.pop()
             block = self.block(step)
             if step.level == 0:
@@ -211,7 +235,7 @@ class Reader:
         pointers = [KeyPtr(*fields) for fields in KEY_PTR.iter_unpack(block.view[HEADER.size : end])]
         keys: list[Key] = [pointer[:3] for pointer in pointers] + [step.beyond]
         if any(left >= right for left, right in pairwise(keys)):
-            raise Inconsistent(f"keys of tree block {block.at:#x} do not rise", volume=self.volume.name)
+            raise Inconsistent(f"keys of tree block {block.at:#x} do not rise", volume=self.name)
         return [
             Step(
                 pointer.blockptr, step.level - 1, pointer.generation, step.owner, keys[index], keys[index + 1]
@@ -233,7 +257,7 @@ class Reader:
                     (generation,) = ROOT_ITEM_GENERATION.unpack_from(data, ROOT_ITEM_AT_GENERATION)
                     (at,) = ROOT_ITEM_GENERATION.unpack_from(data, ROOT_ITEM_AT_BYTENR)
                     return Root(at, data[ROOT_ITEM_AT_LEVEL], generation, tree)
-        raise Inconsistent(f"tree {tree} is missing", volume=self.volume.name)
+        raise Inconsistent(f"tree {tree} is missing", volume=self.name)
 
 
 def plain(fault: Damaged | None) -> str:
@@ -249,7 +273,7 @@ def allocated(reader: Reader) -> ExtentSet:
     Raises Damaged where the tree cannot be read, extents overlap, are not aligned or in no chunk, or do not
     add up to what the superblock says.
     """
-    sb, volume = reader.sb, reader.volume.name
+    sb, volume = reader.sb, reader.name
     bounds, total, bits = collect(reader)
     if bits & (sb.sectorsize - 1):
         raise Inconsistent(f"extents are not aligned to {sb.sectorsize} bytes", volume=volume)
@@ -286,7 +310,7 @@ def collect(reader: Reader) -> tuple[array[int], int, int]:
             if start < last or size < sectorsize or start + size > limit:
                 raise Inconsistent(
                     f"extent {start:#x} of {size} bytes overlaps, is empty, or ends beyond all chunks",
-                    volume=reader.volume.name,
+                    volume=reader.name,
                 )
             bits |= start | size
             total += size
@@ -299,19 +323,22 @@ def collect(reader: Reader) -> tuple[array[int], int, int]:
     return bounds, total, bits
 
 
-def on_device(extents: ExtentSet, chunks: ChunkMap) -> ExtentSet:
-    """Map logical bytes to all their copies on the device; raises Inconsistent where some have none."""
+def on_devices(extents: ExtentSet, chunks: ChunkMap) -> dict[int, ExtentSet]:
+    """Map logical bytes to all their copies, by devid; raises Inconsistent where some have none."""
+    covered = sum(extents.clip(chunk.start, chunk.end).size for chunk in chunks.chunks)
+    if covered != extents.size:
+        raise Inconsistent("extents lie in no chunk", expected=extents.size, found=covered)
+    return {devid: on_device(extents, stripes) for devid, stripes in chunks.stripes().items()}
+
+
+def on_device(extents: ExtentSet, stripes: list[Stretch]) -> ExtentSet:
+    """Map logical bytes to the copies on one device, which `stripes` gives in its order."""
     bounds: array[int] = array("Q")
-    covered = 0
-    for place, _, chunk in chunks.stripes():
+    for start, _, chunk in stripes:
         part = extents.clip(chunk.start, chunk.end)
-        if place == chunk.places[0]:
-            covered += part.size
-        shifted = part.shift(place - chunk.start).bounds
+        shifted = part.shift(start - chunk.start).bounds
         if shifted and bounds and shifted[0] == bounds[-1]:
             bounds.pop()
             shifted = shifted[1:]
         bounds.extend(shifted)
-    if covered != extents.size:
-        raise Inconsistent("extents lie in no chunk", expected=extents.size, found=covered)
     return ExtentSet(bounds)

@@ -22,7 +22,7 @@ MIN_BLOCK, MAX_BLOCK = 2048, 65536  # bytes; of a sector (btrfs's block) and of 
 ROOT_TREE, EXTENT_TREE, CHUNK_TREE = 1, 2, 3
 ROOT_ITEM_KEY, EXTENT_ITEM_KEY, METADATA_ITEM_KEY, DEV_ITEM_KEY, CHUNK_ITEM_KEY = 132, 168, 169, 216, 228
 
-TYPE_DATA, TYPE_SYSTEM, TYPE_METADATA, TYPE_DUP = 1, 2, 4, 32
+TYPE_DATA, TYPE_SYSTEM, TYPE_METADATA = 1, 2, 4
 TYPE_NAMES = {1: "data", 2: "system", 4: "metadata"}
 PROFILE_NAMES = {
     0: "single",
@@ -35,6 +35,8 @@ PROFILE_NAMES = {
     512: "raid1c3",
     1024: "raid1c4",
 }
+# Stripes of the profiles whose stripes are whole copies: single, RAID1, DUP, RAID1C3, RAID1C4.
+COPIES = {0: 1, 16: 2, 32: 2, 512: 3, 1024: 4}
 
 INCOMPAT = {
     0: "mixed-backref",

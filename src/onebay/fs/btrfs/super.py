@@ -7,6 +7,7 @@ those who come after an accident.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from onebay.base.error import BadChecksum, BadMagic, Damaged, Inconsistent
@@ -26,6 +27,7 @@ from onebay.fs.btrfs.record import (
     SUPER_FLAGS_FINE,
     SUPER_PLACES,
     SUPER_SIZE,
+    DevItem,
     Super,
     names,
     unknown,
@@ -41,6 +43,25 @@ class Mirror(NamedTuple):
     at: int
     sb: Super | None
     fault: Damaged | None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device of a file system: its volume, the superblock copies there, and `sb`, the one that counts."""
+
+    volume: Volume
+    mirrors: list[Mirror]
+    sb: Super
+
+    @property
+    def item(self) -> DevItem:
+        """What the superblock says of the device; `item.devid` is its number."""
+        return DEV_ITEM.unpack(self.sb.dev_item)
+
+    @property
+    def first_counts(self) -> bool:
+        """Whether the first superblock, from which a kernel mounts, is the one that counts."""
+        return self.mirrors[0].sb is self.sb
 
 
 def parse_super(raw: bytes, at: int, volume: str) -> Super:
@@ -119,8 +140,6 @@ def reason_by_super(sb: Super) -> str | None:
         return f"feature {' '.join(bits)} is not read"
     if odd := [name for bit, name in flag_names(sb.flags) if bit not in SUPER_FLAGS_FINE]:
         return f"superblock flag {' '.join(odd)}"
-    if sb.num_devices > 1:
-        return f"one of {sb.num_devices} devices"
     return "target of an unfinished replacement" if DEV_ITEM.unpack(sb.dev_item).devid == 0 else None
 
 
