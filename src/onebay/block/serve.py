@@ -7,13 +7,12 @@ the other is served, by one thread, which alone reads the volume. Source: the NB
 from __future__ import annotations
 
 import contextlib
-import socket
 import struct
-import threading
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Error, Refused, reason
+from onebay.base.error import Error
+from onebay.block.listen import GoneError, Listener
 from onebay.block.nbd import (
     CHUNK_HEAD,
     CHUNK_MAGIC,
@@ -53,6 +52,7 @@ from onebay.block.nbd import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -66,52 +66,19 @@ REQ_ONE = 8
 UNSUPPORTED = REP_ERROR | 1
 
 
-class GoneError(Exception):
-    """The other side hung up or does not speak NBD."""
-
-
-class Server:
+class Server(Listener):
     """Serves `volume` at the socket `path`; `failure` is what reading raised, `moved` is told how far."""
 
     def __init__(self, volume: Volume, path: Path, moved: Callable[[int], None]) -> None:
         self.volume, self.moved = volume, moved
         self.failure: Error | None = None
-        self.stopping = False
         self.ahead: list[tuple[int, int, int]] = []
-        self.port: socket.socket | None = None
-        self.listener = socket.socket(socket.AF_UNIX)
-        try:
-            self.listener.bind(str(path))
-        except OSError as error:
-            self.listener.close()
-            raise Refused(reason(error), volume=str(path)) from error
-        self.listener.listen(1)
-        self.thread = threading.Thread(target=self.run, name="serve", daemon=True)
-        self.thread.start()
+        super().__init__(path)
 
-    def stop(self) -> None:
-        """Close all connections and wait for the thread."""
-        self.stopping = True
-        for port in (self.listener, self.port):
-            if port is not None:
-                with contextlib.suppress(OSError):
-                    port.shutdown(socket.SHUT_RDWR)
-        self.thread.join()
-        self.listener.close()
-
-    def run(self) -> None:
-        """Serve one connection after the other."""
-        while not self.stopping:
-            try:
-                port, _ = self.listener.accept()
-            except OSError:
-                return
-            self.port = port
-            with port, contextlib.suppress(GoneError, OSError):
-                self.negotiate(port)
-                while self.answer(port):
-                    pass
-            self.port = None
+    def serve(self, port: socket.socket) -> None:
+        self.negotiate(port)
+        while self.answer(port):
+            pass
 
     def negotiate(self, port: socket.socket) -> None:
         """Answer options until the other side wants to go on."""

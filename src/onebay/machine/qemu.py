@@ -45,6 +45,14 @@ class Drive:
 
 
 @dataclass(frozen=True, slots=True)
+class Stick:
+    """A USB device that another program presents at `socket` over usbredir: see usbstick.py."""
+
+    socket: Path
+    boot_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """What a virtual machine consists of.
 
@@ -64,6 +72,7 @@ class Machine:
     cmdline: str = ""
     share: Path | None = None
     forwards: tuple[tuple[int, int], ...] = ()
+    sticks: tuple[Stick, ...] = ()
 
 
 def image_format(path: Path) -> str:
@@ -120,6 +129,13 @@ def drive_argv(drive: Drive, number: int) -> list[str]:
     return ["-drive", options, "-device", f"{device},drive=d{number},serial=onebay{number}{sectors}{index}"]
 
 
+def stick_argv(stick: Stick, number: int) -> list[str]:
+    """Return the options for a USB device from a socket, where its server must listen already."""
+    index = "" if stick.boot_index is None else f",bootindex={stick.boot_index}"
+    chardev = f"socket,id=u{number},path={comma(stick.socket)}"
+    return ["-chardev", chardev, "-device", f"usb-redir,chardev=u{number}{index}"]
+
+
 def network_argv(forwards: Sequence[tuple[int, int]]) -> list[str]:
     """Return the options for a network that only lets forwarded connections in."""
     if not forwards:
@@ -149,10 +165,12 @@ def machine_argv(machine: Machine, *, serial: Path, socket: Path, monitor: Path)
         options = "mount_tag=share,security_model=none,multidevs=remap"
         argv += ["-virtfs", f"local,path={comma(machine.share)},{options}"]
     argv += ["-device", "virtio-rng-pci", *network_argv(machine.forwards)]
-    if any(drive.bus == "usb" for drive in machine.drives):
+    if machine.sticks or any(drive.bus == "usb" for drive in machine.drives):
         argv += ["-device", "qemu-xhci"]
     for number, drive in enumerate(machine.drives):
         argv += drive_argv(drive, number)
+    for number, stick in enumerate(machine.sticks):
+        argv += stick_argv(stick, number)
     return argv
 
 
