@@ -142,9 +142,13 @@ def run_job(
     timeout: float = 600,
     memory_mb: int = 1024,
     check: bool = True,
+    sticks: tuple[qemu.Stick, ...] = (),
     report: Report = silent,
 ) -> JobResult:
-    """Run `script` in a worker; raises ToolFailed when it fails, or does not end within `timeout` seconds."""
+    """Run `script` in a worker; raises ToolFailed when it fails, or does not end within `timeout` seconds.
+
+    Its modules for `sticks` (xhci_pci, usb_storage, sd_mod) are loaded by the script.
+    """
     made = worker(cache, report=report)
     with tempfile.TemporaryDirectory(prefix="onebay-") as name:
         scratch = Path(name)
@@ -164,6 +168,7 @@ def run_job(
             initrd=initrd,
             cmdline=CMDLINE + (" onebay.share" if share else ""),
             share=share,
+            sticks=sticks,
         )
         with qemu.running(machine, scratch=scratch, serial=scratch / "serial.log") as guest:
             guest.wait(None, timeout)
