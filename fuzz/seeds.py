@@ -18,6 +18,8 @@ GROUPS = {
     "group/md-pair": ("md/pair-a", "md/pair-b"),
     "group/md-stale": ("md/stale-a", "md/stale-b"),
     "group/lvm-kinds": ("lvm/kinds-a", "lvm/kinds-b"),
+    "group/btrfs-mirror": ("btrfs/mirror.1", "btrfs/mirror.3"),
+    "group/btrfs-spread": ("btrfs/spread.2", "btrfs/spread.3"),
 }
 # Whole disks: golden images in the primary partitions of an MBR, as (partition type, image).
 DISKS = {

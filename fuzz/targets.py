@@ -228,7 +228,12 @@ def everything() -> dict[str, Target]:
         DiskTarget("lvm", [*cases("lvm"), "group/lvm-kinds"], ask.one(lvm.probe, lvm.assemble), mend.lvm),
         DiskTarget("luks", cases("luks"), ask.one(luks.probe), mend.luks),
         DiskTarget("ext", cases("ext"), ask.one(ext.probe), mend.ext),
-        DiskTarget("btrfs", cases("btrfs"), ask.one(btrfs.probe), mend.btrfs),
+        DiskTarget(
+            "btrfs",
+            [*cases("btrfs"), "group/btrfs-mirror", "group/btrfs-spread"],
+            ask.one(btrfs.probe, btrfs.assemble),
+            mend.btrfs,
+        ),
         DiskTarget("xfs", cases("xfs"), ask.one(xfs.probe), mend.xfs),
         DiskTarget("fat", cases("fat"), ask.one(fat.probe)),
         DiskTarget("swap", cases("swap"), ask.one(swap.probe)),
@@ -247,5 +252,5 @@ def everything() -> dict[str, Target]:
         tree("kitfacts", texts.kit_text, texts.kit_facts),
         tree("foldrecord", texts.record_text, texts.record),
     ]
-    assert {part for group in GROUPS.values() for part in group} <= {*cases("md", "lvm")}
+    assert {part for group in GROUPS.values() for part in group} <= {*cases("md", "lvm", "btrfs")}
     return {target.name: target for target in found}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import zstandard
 
 from onebay.base import tool
 from onebay.block import FileVolume
@@ -25,6 +26,23 @@ if TYPE_CHECKING:
     from onebay.base.extent import ExtentSet
 
 MIB = 1 << 20
+HERE = Path(__file__).parent
+
+
+def unpack(case: str, folder: Path) -> Path:
+    """Unpack a golden image, sparse."""
+    path = folder / f"{case}.img"
+    with path.open("xb") as out, (HERE / f"{case}.img.zst").open("rb") as packed:
+        size = 0
+        for chunk in zstandard.ZstdDecompressor().read_to_iter(packed, write_size=MIB):
+            for at in range(0, len(chunk) if chunk.strip(b"\0") else 0, 4096):
+                block = chunk[at : at + 4096]
+                if block.strip(b"\0"):
+                    out.seek(size + at)
+                    out.write(block)
+            size += len(chunk)
+        out.truncate(size)
+    return path
 
 
 def why_not() -> str | None:
@@ -169,28 +187,41 @@ def scrub(where: Path) -> None:
     assert "no errors found" in text, text
 
 
-def dump(image: Path, tree: str) -> str:
-    """Return a tree as btrfs-progs reads it."""
-    return tool.run(["btrfs", "inspect-internal", "dump-tree", "-t", tree, image]).text
+def dump(tree: str, *images: Path) -> str:
+    """Return a tree of the file system on these devices as btrfs-progs reads it."""
+    return tool.run(["btrfs", "inspect-internal", "dump-tree", "--noscan", "-t", tree, *images]).text
 
 
 def used_by_progs(image: Path) -> list[tuple[int, int]]:
-    """Compute used bytes from what btrfs-progs prints: extents through the stripes of their chunks."""
-    chunks: list[tuple[int, int, list[int]]] = []
-    for line in dump(image, "chunk").splitlines():
+    """Compute used bytes of a file system on one device."""
+    (ranges,) = used_on_devices(image).values()
+    return ranges
+
+
+def used_on_devices(*images: Path) -> dict[int, list[tuple[int, int]]]:
+    """Compute used bytes by devid from what btrfs-progs prints: extents through the stripes of their chunks.
+
+    The devices are below 256 GiB, and those of one file system.
+    """
+    chunks: list[tuple[int, int, list[tuple[int, int]]]] = []
+    found: dict[int, list[tuple[int, int]]] = {}
+    for line in dump("chunk", *images).splitlines():
         if match := re.search(r"key \(FIRST_CHUNK_TREE CHUNK_ITEM (\d+)\)", line):
             chunks.append((int(match[1]), 0, []))
         elif match := re.search(r"^\s+length (\d+) owner", line):
             chunks[-1] = (chunks[-1][0], int(match[1]), chunks[-1][2])
-        elif match := re.search(r"stripe \d+ devid \d+ offset (\d+)", line):
-            chunks[-1][2].append(int(match[1]))
-    text = tool.run(["btrfs", "inspect-internal", "dump-super", image]).text
+        elif match := re.search(r"stripe \d+ devid (\d+) offset (\d+)", line):
+            chunks[-1][2].append((int(match[1]), int(match[2])))
+        elif match := re.search(r"^\s+devid (\d+) total_bytes (\d+)", line):
+            mirror = [(64 * MIB, 64 * MIB + 4096)] if int(match[2]) > 64 * MIB + 4096 else []
+            found[int(match[1])] = [(0, MIB), *mirror]
+    text = tool.run(["btrfs", "inspect-internal", "dump-super", images[0]]).text
     sizes = re.search(r"^nodesize\s+(\d+)", text, re.MULTILINE)
     assert sizes is not None
-    ranges = [(0, MIB), (64 * MIB, 64 * MIB + 4096)]
-    for match in re.finditer(r"key \((\d+) (EXTENT|METADATA)_ITEM (\d+)\)", dump(image, "extent")):
+    for match in re.finditer(r"key \((\d+) (EXTENT|METADATA)_ITEM (\d+)\)", dump("extent", *images)):
         start = int(match[1])
         size = int(match[3]) if match[2] == "EXTENT" else int(sizes[1])
         logical, _, places = next(chunk for chunk in chunks if chunk[0] <= start < chunk[0] + chunk[1])
-        ranges += [(place + start - logical, place + start - logical + size) for place in places]
-    return ranges
+        for devid, place in places:
+            found[devid].append((place + start - logical, place + start - logical + size))
+    return found

@@ -68,4 +68,43 @@ rm second.img
 python3 "$here/make_expected.py" ./*.img > "$here/expected.json"
 for image in *.img; do
     zstd -q -19 -f "$image" -o "$here/$image.zst"
+    rm "$image"
+done
+
+# File systems on several devices, of which one may have been removed: name.1.img and so on are in the order of
+# the devids.
+# shellcheck disable=SC2086 # names of loop devices have no spaces
+pool() { # name removed mkfs-options...
+    name=$1 removed=$2
+    shift 2
+    first='' devices=''
+    for number in 1 2 3; do
+        truncate -s $((128 + 32 * number))M "$name.$number.img"
+        devices="$devices $(losetup -f --show "$name.$number.img")"
+    done
+    mkfs.btrfs -q -L "golden $name" "$@" $devices
+    btrfs device scan $devices
+    for device in $devices; do first=$device; done # the last one is never removed
+    mount "$first" mnt
+    fill
+    if [ "$removed" != 0 ]; then
+        btrfs device remove "$removed" mnt
+        rm "$name.$removed.img"
+    fi
+    if [ "$name" = spread ]; then # the chunk tree on the last device alone
+        btrfs balance start -f -s mnt
+    fi
+    umount mnt
+    btrfs device scan --forget
+    losetup -d $devices
+}
+
+pool mirror 2 -d raid1 -m raid1
+pool mirror3 0 -d raid1 -m raid1c3
+pool spread 1 -d single -m single
+pool stripes 0 -d raid0 -m raid1
+
+python3 "$here/make_expected.py" ./*.img > "$here/pools.json"
+for image in *.img; do
+    zstd -q -19 -f "$image" -o "$here/$image.zst"
 done

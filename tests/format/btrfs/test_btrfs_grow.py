@@ -49,7 +49,7 @@ def sizes(image: Path) -> tuple[set[int], set[int]]:
     text = tool.run(["btrfs", "inspect-internal", "dump-super", "-a", image]).text
     supers = {int(size) for size in re.findall(r"^(?:dev_item\.)?total_bytes\s+(\d+)", text, re.MULTILINE)}
     assert "DON'T MATCH" not in text
-    devices = {int(size) for size in re.findall(r"total_bytes (\d+)", lab.dump(image, "chunk"))}
+    devices = {int(size) for size in re.findall(r"total_bytes (\d+)", lab.dump("chunk", image))}
     return supers, devices
 
 
