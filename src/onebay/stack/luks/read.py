@@ -89,14 +89,15 @@ def read_2(volume: Volume) -> Luks | Suspect:
         copies.append(read_copy(volume, 0, MAGIC))
     except (Damaged, Unsupported) as error:
         wrong.append(error)
-    places = [copies[0].header.hdr_size] if copies else HEADER_SIZES
-    for at in places:
+    known = [copy.header.hdr_size for copy in copies]
+    for at in known or HEADER_SIZES:
         if at + LUKS2.size > volume.size:
             continue
         try:
             copies.append(read_copy(volume, at, SECOND_MAGIC))
+            break
         except BadMagic as error:
-            wrong += [error] if copies else []
+            wrong += [error] if known else []
         except (Damaged, Unsupported) as error:
             wrong.append(error)
     if not copies:
