@@ -2,9 +2,7 @@
 
 A package is a tar, plain or in gzip or xz, with a file VERSION at its top that names a system's version;
 or it is encrypted, and then only whether it is whole can be said. It is read once, as a stream; nothing is
-unpacked to disk, decrypted or written. A file with a partition table is a disk, whatever else it looks
-like.
-
+unpacked to XX
 Known from public sources alone, which the modules of this folder name.
 """
 
@@ -188,7 +186,10 @@ def read_sealed(file: Volume, max_size: int, report: Report) -> Payload:
 def read_tar(
     file: Volume, packing: Packing, source: Iterator[bytes], max_size: int, report: Report
 ) -> Payload | None:
-    """Read a tar to its end; None where it is no package, although one by its name must be one."""
+    """Read a tar to its end; None where it is no package: other bytes follow, or no VERSION is in it.
+
+    What is called .pat must be one.
+    """
     report(Began(OP, file.name, file.size if packing == "none" else 0))
     name = file.name if packing == "none" else f"{file.name}, unpacked"
     stream = Stream(told(source, report), name, max_size)
@@ -197,18 +198,20 @@ def read_tar(
     try:
         for member in tar.members(stream):
             contents.add(member, stream)
-        if packing != "none":
-            stream.drain()
+        end = stream.at
+        alone = stream.drain()
     except Error:
         if named or contents.is_package():
             raise
+        alone = False
+    if not named and not (alone and contents.is_package()):
+        report(Ended(OP, 0.0, "it is none"))
         return None
     if not contents.is_package():
-        if named:
-            raise Damaged(
-                "a tar, but no package: there is no VERSION in it that names a version", volume=file.name
-            )
-        return None
+        what = "a tar, but no package: there is no VERSION in it that names a version"
+        raise Damaged(what, volume=file.name)
+    if not alone:
+        contents.checks.append(Check(WHOLE, "its end", "unknown", f"other bytes follow byte {end:#x}"))
     report(Ended(OP, 0.0, f"{len(contents.members)} members"))
     return contents.payload(file, packing)
 

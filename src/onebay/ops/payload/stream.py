@@ -78,8 +78,11 @@ class Stream:
         """Return the next `size` bytes; raises Truncated where they are not all there."""
         return b"".join(self.parts(size))
 
-    def drain(self) -> None:
-        """Read to the end, which is where a packed file has its own checksum."""
+    def drain(self) -> bool:
+        """Read to the end, which is where a packed file has its own checksum; say whether all was zeros."""
+        zeros = True
         while self.more():
+            zeros = zeros and self.piece.tobytes().count(0) == len(self.piece)
             self.at += len(self.piece)
             self.piece = memoryview(b"")
+        return zeros
