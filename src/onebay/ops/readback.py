@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+from onebay.base.error import BadChecksum
 from onebay.image import State
 
 if TYPE_CHECKING:
@@ -45,3 +46,13 @@ def matches(disk: Volume, keep: ExtentSet, seen: Seen) -> bool:
                 if disk.read(piece, length) != zeros[:length]:
                     return False
     return True
+
+
+def not_given_back(disk: Volume, at: int) -> BadChecksum:
+    """Return the error of a disk whose bytes at `at` are others than it was given."""
+    return BadChecksum(
+        "the disk does not give back what was written",
+        volume=disk.name,
+        at=at,
+        hint="the disk or its cable is failing; use another one",
+    )

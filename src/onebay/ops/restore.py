@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from onebay.base.error import BadChecksum, Damaged, Refused
+from onebay.base.error import Damaged, Refused
 from onebay.base.event import Began, Ended, Moved, Noted, silent
 from onebay.base.extent import ExtentSet
 from onebay.image import Image, Packed, State, Stream, decode_parallel
-from onebay.ops.readback import Seen, matches
+from onebay.ops.readback import Seen, matches, not_given_back
 from onebay.ops.run import on_failure
 from onebay.ops.target import Target, marker
 
@@ -186,9 +186,4 @@ class Job:
         """Raise BadChecksum where the disk gives back other bytes than it was given."""
         disk = self.target.disk
         if not matches(disk, self.target.keep, seen):
-            raise BadChecksum(
-                "the disk does not give back what was written",
-                volume=disk.name,
-                at=seen.at,
-                hint="the disk or its cable is failing; use another one",
-            )
+            raise not_given_back(disk, seen.at)

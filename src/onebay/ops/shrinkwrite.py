@@ -6,12 +6,13 @@ from contextlib import closing
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from onebay.base.error import NOTHING_WRITTEN, BadChecksum
+from onebay.base.error import NOTHING_WRITTEN
 from onebay.base.event import Began, Ended, Moved, silent
 from onebay.base.extent import ExtentSet
 from onebay.base.newfile import hidden_name, put_in_place
 from onebay.block import create_disk
 from onebay.ops.need import needed
+from onebay.ops.readback import not_given_back
 from onebay.ops.run import on_failure
 from onebay.ops.target import Target, filled
 from onebay.table import Table
@@ -113,9 +114,4 @@ def read_back(made: Shrunk, extents: ExtentSet, disk: FileVolume) -> None:
     disk.forget()
     for start, end in pieces(made, extents):
         if disk.read(start, end - start) != made.disk.read(start, end - start):
-            raise BadChecksum(
-                "the disk does not give back what was written",
-                volume=disk.name,
-                at=start,
-                hint="the disk or its cable is failing; use another one",
-            )
+            raise not_given_back(disk, start)
