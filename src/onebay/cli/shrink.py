@@ -44,7 +44,7 @@ scratch_option = click.option(
 @click.argument("disk", type=PATH)
 @click.option("--output", type=PATH, help="The new file; DISK itself is never written.")
 @click.option(
-    "--to", callback=parse_size, metavar="SIZE", help="Size of the new disk; without it, the floor."
+    "--to", callback=parse_size, metavar="SIZE", help="Size of the new disk; without it, its floor, on a MiB."
 )
 @scratch_option
 @dry_run_option
@@ -114,7 +114,7 @@ def tell_notes(plan: ShrinkPlan) -> None:
     """Print what the user should know, losses aside (warned of before), and why the disk is no smaller."""
     for note in plan.remarks:
         remark(f"note: {note}")
-    if plan.cut.size == plan.floor and plan.reason:
+    if plan.smallest and plan.reason:
         remark(f"note: no smaller, because {plan.reason}")
 
 

@@ -2,8 +2,9 @@
 
 What shrinks is what `grow` grows: the last data partition, what stands on it, and the file system at the top.
 Nothing below it moves. A candidate for the disk's size is asked from the table up: each layer says what is
-left of the volume above, and at the top the file system must still fit. The floor is the smallest whole MiB
-that passes; the first layer that says no below it gives the reason.
+left of the volume above, and at the top the file system must still fit. The floor is the fewest sectors that
+pass, so that a disk goes back to one of exactly its size; the first layer that says no below it gives the
+reason. Who asks for no size gets the floor rounded up to a whole MiB.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class ShrinkPlan:
-    """What a disk becomes; `floor` is the fewest bytes that it could have, `reason` why no fewer.
+    """What a disk becomes; `floor` are the fewest bytes that it could have, `reason` says why no fewer.
 
     `exact` says whether the floor is one: only its kernel knows how far a btrfs gets. `losses` name bytes
     that are no layer's and would be gone, `remarks` what else the user should know.
@@ -124,6 +125,11 @@ class ShrinkPlan:
     def notes(self) -> tuple[str, ...]:
         """All that the user should know."""
         return self.remarks + self.losses
+
+    @property
+    def smallest(self) -> bool:
+        """Whether the disk gets its floor, or the whole MiB that this lies in."""
+        return self.cut.size - self.floor < MIB
 
     @property
     def same(self) -> bool:
@@ -222,16 +228,17 @@ def kit_room(kit: Copy | None) -> int:
     return -(-len(kit.kit.raw) // MIB) * MIB + ROOM + BEHIND + MIB
 
 
-def floor_of(route: Route, least: int) -> tuple[Cut, str]:
-    """Return the smallest cut, on a whole MiB, and why there is no smaller one."""
-    low, high = 0, -(-route.disk.size // MIB)  # the disk as it is always passes
+def floor_of(route: Route, least: int) -> tuple[int, str]:
+    """Return the fewest bytes that the disk can have, in whole sectors, and why it cannot have fewer."""
+    sector = route.disk.sector_size
+    low, high = 0, -(-route.disk.size // sector)  # the disk as it is always passes
     while high - low > 1:
         middle = (low + high) // 2
-        if why_not(route, middle * MIB, least):
+        if why_not(route, middle * sector, least):
             low = middle
         else:
             high = middle
-    return cut_to(route, high * MIB, least), why_not(route, low * MIB, least)
+    return min(high * sector, route.disk.size), why_not(route, low * sector, least)
 
 
 def why_not(route: Route, size: int, least: int) -> str:
@@ -244,10 +251,11 @@ def why_not(route: Route, size: int, least: int) -> str:
 
 
 def plan_shrink(route: Route, to: int | None = None, *, least: int | None = None) -> ShrinkPlan:
-    """Return what the disk is at `to` bytes, rounded down to whole sectors; at its floor without `to`.
+    """Return what the disk is at `to` bytes, rounded down to whole sectors.
 
-    `least` is what the file system was found to need. Raises Refused where `to` is below the floor, or the
-    file system has errors; ToolMissing or ToolFailed where nobody can say what it needs.
+    Without `to` it gets its floor, rounded up to a MiB. `least` is what the file system was found to need.
+    Raises Refused where `to` is below the floor, or the file system has errors; ToolMissing or ToolFailed
+    where nobody can say what it needs.
     """
     disk = route.disk
     if least is None:
@@ -255,14 +263,14 @@ def plan_shrink(route: Route, to: int | None = None, *, least: int | None = None
         exact = not isinstance(route.fs, BtrfsFs) or least == route.fs_size
     else:
         exact = True
-    cut, reason = floor_of(route, least)
-    floor = cut.size
-    if to is not None:
-        if to > disk.size:
-            raise Refused("larger than the disk", volume=disk.name, expected=f"<= {disk.size}", found=to)
-        cut = cut_to(route, to // disk.sector_size * disk.sector_size, least) if to >= floor else cut
-        if to < floor:
-            raise too_small(disk.name, floor, to, reason)
+    floor, reason = floor_of(route, least)
+    if to is None:
+        to = min(-(-floor // MIB) * MIB, disk.size)
+    elif to < floor:
+        raise too_small(disk.name, floor, to, reason)
+    elif to > disk.size:
+        raise Refused("larger than the disk", volume=disk.name, expected=f"<= {disk.size}", found=to)
+    cut = cut_to(route, to if to == disk.size else to // disk.sector_size * disk.sector_size, least)
     losses = tuple(losses_of(route, cut)) if cut.size != disk.size else ()
     return ShrinkPlan(route, cut, floor, reason, exact, losses, tuple(remarks_of(route, cut, exact=exact)))
 
