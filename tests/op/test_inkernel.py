@@ -1,4 +1,4 @@
-"""What is refused before any kernel is asked to grow something."""
+"""What is said, and what is refused, before any kernel is asked to grow something."""
 
 from __future__ import annotations
 
@@ -53,6 +53,44 @@ def test_a_detached_header_is_refused(tmp_path: Path, key: Path) -> None:
 def test_a_key_without_luks(tmp_path: Path, key: Path) -> None:
     disk = disk_of(tmp_path / "disk.img", random.Random(1).randbytes(MIB))
     fails(3, "grow", disk, "--key-file", key, "--dry-run", match="no LUKS volume where the disk grows")
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    """An image of a disk whose last partition is LUKS."""
+    content = subprocess.run(["zstd", "-dc", GOLDEN / "luks2.img.zst"], check=True, capture_output=True)
+    onebay("capture", disk_of(tmp_path / "luks.img", content.stdout), image := tmp_path / "luks.raw.zst")
+    return image
+
+
+def test_what_is_inside_luks_wants_a_key(tmp_path: Path, key: Path, locked: Path) -> None:
+    """The partition grows; a note says what does not, and with which command it would."""
+    target, journal = tmp_path / "target.img", tmp_path / "journal"
+    argv = ("restore", locked, target, "--size", "200M", "--json", "--cache", tmp_path / "cache")
+    says = f"what is inside LUKS on {target}:p1 keeps its size: onebay grow --key-file KEY --journal FILE"
+    for options in (["--dry-run"], []):
+        (note,) = [one for one in onebay(*argv, *options).document["notes"] if "LUKS" in one]
+        assert note == f"{says} {target} grows it"
+    assert "nothing was written" in onebay("grow", target).stdout
+    target.unlink()
+    with_key = [*argv, "--key-file", key, "--journal", journal, "--dry-run"]
+    notes = onebay(*with_key).document["notes"]
+    assert any("a small virtual machine will grow the luks" in note for note in notes)
+    assert not any("keeps its size" in note for note in notes)
+    assert not target.exists()
+    assert not journal.exists()
+
+
+def test_a_restore_with_a_key_is_refused_before_it_writes(tmp_path: Path, key: Path, locked: Path) -> None:
+    target, journal = tmp_path / "target.img", tmp_path / "journal"
+    options = ("--size", "200M", "--key-file", key)
+    fails(2, "restore", locked, target, *options, match="give --journal FILE as well")
+    fails(2, "restore", locked, target, *options, "--journal", journal, "--no-grow", match="nothing to do")
+    fails(3, "restore", locked, target, *options, "--journal", key, match="no journal")
+    onebay("capture", disk_of(tmp_path / "disk.img", random.Random(1).randbytes(MIB)), locked, "--yes")
+    fails(3, "restore", locked, target, *options, "--journal", journal, match="no LUKS volume")
+    assert not target.exists()
+    assert not journal.exists()
 
 
 @pytest.mark.parametrize("content", [None, b"", bytes((8 << 20) + 1)])

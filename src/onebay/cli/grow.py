@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onebay.base.error import Refused
 from onebay.base.event import Noted
-from onebay.block import FileVolume, create_disk, open_disk
+from onebay.block import FileVolume, open_disk
 from onebay.cli.boot import cache_option
-from onebay.cli.growing import foresee, grow_inside, read_key
+from onebay.cli.growing import foresee, grow_inside, journal_option, key_option, open_journal, read_key
 from onebay.cli.options import (
     PATH,
-    check_place,
     confirm,
     dry_run_option,
     json_option,
@@ -26,7 +24,7 @@ from onebay.cli.options import (
 from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.grow import complete, grow, plan_grow
 from onebay.ops.identity import warn_twins
-from onebay.ops.journal import FILE_SIZE, Journal
+from onebay.ops.journal import Journal
 from onebay.ops.run import Plan
 from onebay.ops.togpt import plan_to_gpt
 
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("disk", type=PATH)
-@click.option("--journal", type=PATH, metavar="FILE", help="Keep the journal in FILE, not at the disk's end.")
+@journal_option
 @click.option(
     "--table",
     type=click.Choice(["gpt"]),
@@ -51,9 +49,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Convert although something names, or may name, partitions by the MBR's signature (PARTUUID).",
 )
-@click.option(
-    "--key-file", type=PATH, help="Opens LUKS on the last partition, so that what is in it grows as well."
-)
+@key_option
 @click.option("--drop-journal", is_flag=True, help="Only forget an interrupted run that cannot be completed.")
 @dry_run_option
 @yes_option
@@ -185,15 +181,3 @@ def forget(journal: Journal, volume: FileVolume, *, yes: bool) -> None:
     volume.recheck()
     journal.erase()
     answer("the interrupted change is forgotten; have the file system checked, then run grow again")
-
-
-def open_journal(path: Path) -> FileVolume:
-    """Open a journal file, or make one: sparse, so that only what is journaled takes space."""
-    check_place(path)
-    if not path.exists():
-        return create_disk(path.absolute(), FILE_SIZE)
-    store = open_disk(path.absolute(), writable=True)
-    if store.size != FILE_SIZE:
-        store.close()
-        raise Refused("exists already and is no journal", volume=str(path))
-    return store

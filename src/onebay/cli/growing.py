@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
+
 from onebay.base.error import Refused, ToolFailed, reason
-from onebay.cli.options import confirm
+from onebay.block import create_disk, open_disk
+from onebay.cli.options import PATH, check_place, confirm
 from onebay.ops.grow import grow
-from onebay.ops.inkernel import find_request, plan_in_kernel
+from onebay.ops.inkernel import find_request, locked, plan_in_kernel
+from onebay.ops.journal import FILE_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,10 +23,19 @@ if TYPE_CHECKING:
 
 MAX_KEY = 8 << 20  # bytes; cryptsetup's own limit
 
+key_option = click.option(
+    "--key-file", type=PATH, help="Opens LUKS on the last partition, so that what is in it grows as well."
+)
+journal_option = click.option(
+    "--journal", type=PATH, metavar="FILE", help="Keep the journal in FILE, not at the disk's end."
+)
+
 
 def foresee(plan: Plan, key: bytes = b"") -> None:
     """Say in a plan of growth what a kernel will do once it is carried out."""
-    request = find_request(plan.after or plan.disk, key)
+    after = plan.after or plan.disk
+    request = find_request(after, key)
+    tell_locked(plan, after, key)
     if request is not None:
         plan.notes = without(plan.notes, request)
         plan.notes.append(f"a small virtual machine will grow the {request.kind} on {request.name}")
@@ -31,6 +44,16 @@ def foresee(plan: Plan, key: bytes = b"") -> None:
 def without(notes: list[str], request: Request) -> list[str]:
     """Leave out what a plan said of a file system that only a kernel grows."""
     return [note for note in notes if not note.startswith(f"{request.kind} on {request.name} stays")]
+
+
+def tell_locked(plan: Plan, after: Volume, key: bytes) -> None:
+    """Name the command for what has more room inside LUKS now, and no key to use it."""
+    name = locked(after) if plan.steps and not key else None
+    if name is not None:
+        plan.notes.append(
+            f"what is inside LUKS on {name} keeps its size: "
+            f"onebay grow --key-file KEY --journal FILE {plan.disk.name} grows it"
+        )
 
 
 def read_key(path: Path) -> bytes:
@@ -62,6 +85,7 @@ def grow_inside(
     from onebay.machine.growth import worker_kernel  # noqa: PLC0415 - a rescue has no virtual machines
 
     request = find_request(disk, key)
+    tell_locked(plan, disk, key)
     if request is None:
         return False
     try:
@@ -77,3 +101,15 @@ def grow_inside(
         confirm(disk, f"grow the {request.kind} on", yes=yes)
         grow(disk, plan=inside, store=store, report=report)
     return bool(inside.steps)
+
+
+def open_journal(path: Path) -> FileVolume:
+    """Open a journal file, or make one: sparse, so that only what is journaled takes space."""
+    check_place(path)
+    if not path.exists():
+        return create_disk(path.absolute(), FILE_SIZE)
+    store = open_disk(path.absolute(), writable=True)
+    if store.size != FILE_SIZE:
+        store.close()
+        raise Refused("exists already and is no journal", volume=str(path))
+    return store

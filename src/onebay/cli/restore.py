@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +11,7 @@ import click
 from onebay.base.error import Error, Refused
 from onebay.block import FileVolume, Overlay, create_disk, is_device, open_disk
 from onebay.cli.boot import cache_option
-from onebay.cli.growing import foresee, grow_inside
+from onebay.cli.growing import foresee, grow_inside, journal_option, key_option, open_journal, read_key
 from onebay.cli.options import (
     PATH,
     check_place,
@@ -28,6 +28,7 @@ from onebay.cli.smaller import plan_smaller, restore_here, room_on
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.grow import grow, plan_grow
 from onebay.ops.identity import signs_in, warn_twins
+from onebay.ops.inkernel import find_request
 from onebay.ops.restore import carries_marker, open_image, restore
 from onebay.ops.run import Plan, on_failure
 from onebay.ops.togpt import TWO_TIB
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 )
 @scratch_option
 @click.option("--no-grow", is_flag=True, help="Leave the space behind the image's disk unused.")
+@key_option
+@journal_option
 @click.option("--verify", is_flag=True, help="Read everything back before the disk becomes bootable.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @dry_run_option
@@ -67,6 +70,8 @@ def command(
     size: int | None,
     scratch: Path | None,
     no_grow: bool,
+    key_file: Path | None,
+    journal: Path | None,
     verify: bool,
     threads: int,
     dry_run: bool,
@@ -82,6 +87,7 @@ def command(
     same command run again goes on where it stopped (a shrunk one begins anew).
     """
     report = renderer(events=events)
+    key = key_for(key_file, journal, no_grow=no_grow)
     with closing(open_source(image)) as source:
         opened = open_image(source)
         check_place(target)
@@ -103,11 +109,15 @@ def command(
             tell(text, as_json=as_json)
             return
         if dry_run:
-            rehearse(opened, target, size, with_growth=not no_grow, as_json=as_json)
+            rehearse(opened, target, size, with_growth=not no_grow, key=key, as_json=as_json)
             return
-        with closing(open_target(target, size, opened, yes=yes, report=report)) as disk:
+        if key and isinstance(opened, Image):
+            find_request(ImageVolume(opened), key)  # a key that opens nothing is refused before all
+        with ExitStack() as stack:
+            disk = stack.enter_context(closing(open_target(target, size, opened, yes=yes, report=report)))
+            store = stack.enter_context(closing(open_journal(journal))) if journal else None
             done = restore(opened, disk, verify=verify, threads=threads, report=report)
-            notes = [] if no_grow else grow_restored(disk, cache, report)
+            notes = [] if no_grow else grow_restored(disk, cache, report, key=key, store=store)
             disk.settle()
             text = {
                 "target": str(target),
@@ -120,6 +130,19 @@ def command(
     tell(text, as_json=as_json)
 
 
+def key_for(key_file: Path | None, journal: Path | None, *, no_grow: bool) -> bytes:
+    """Return what opens LUKS, b"" where nothing shall; raises UsageError, Refused where a file is not fit."""
+    if no_grow and (key_file or journal):
+        raise click.UsageError("--no-grow leaves nothing to do for --key-file and --journal")
+    if journal and journal.exists():
+        open_journal(journal).close()
+    if key_file is None:
+        return b""
+    if journal is None:
+        raise click.UsageError("give --journal FILE as well: an encrypted disk has no free space for one")
+    return read_key(key_file)
+
+
 def tell(text: Mapping[str, Any], *, as_json: bool) -> None:
     """Print what was done, for people or for programs."""
     if as_json:
@@ -130,12 +153,15 @@ def tell(text: Mapping[str, Any], *, as_json: bool) -> None:
     answer(f"{text['target']}: restored, {human(text['written'])} written in {text['seconds']:.1f} s")
 
 
-def grow_restored(disk: FileVolume, cache: Path, report: Report) -> list[str]:
+def grow_restored(
+    disk: FileVolume, cache: Path, report: Report, *, key: bytes = b"", store: FileVolume | None = None
+) -> list[str]:
     """Grow a disk that was just restored; return what stays as it is and why."""
-    state = f"{disk.name} is restored; only growing it was not completed (onebay grow goes on)"
+    how = "onebay grow goes on" + (f", with the same --journal {store.name}" if store else "")
+    state = f"{disk.name} is restored; only growing it was not completed ({how})"
     with on_failure(state, disk.name):
-        plan = grow(disk, report=report)
-        grow_inside(disk, plan, cache=cache, report=report)
+        plan = grow(disk, store=store, report=report)
+        grow_inside(disk, plan, cache=cache, key=key, store=store, report=report)
         return [*plan.notes, *beyond_mbr(disk)]
 
 
@@ -147,7 +173,7 @@ def beyond_mbr(disk: Volume) -> list[str]:
 
 
 def rehearse(
-    opened: Image | Stream, target: Path, size: int | None, *, with_growth: bool, as_json: bool
+    opened: Image | Stream, target: Path, size: int | None, *, with_growth: bool, key: bytes, as_json: bool
 ) -> None:
     """Print what a restore would do. Growth is planned on the image itself, so not for a pipe."""
     check_place(target)
@@ -162,7 +188,7 @@ def rehearse(
     plan.notes.append(f"writes {opened.keep.size} bytes that matter of a disk of {opened.disk_size} bytes")
     if with_growth and isinstance(opened, Image):
         growth = plan_grow(plan.disk)
-        foresee(growth)
+        foresee(growth, key)
         growth.notes += beyond_mbr(plan.disk)
         plan.steps, plan.notes = growth.steps, plan.notes + growth.notes
     show_plan(plan, as_json=as_json)

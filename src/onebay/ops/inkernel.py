@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from onebay.block import Volume
 
-__all__ = ["Kernel", "Request", "find_request", "plan_in_kernel"]
+__all__ = ["Kernel", "Request", "find_request", "locked", "plan_in_kernel"]
 
 GRAIN = 512  # bytes; what is compared, and what a power cut leaves whole
 
@@ -69,6 +69,12 @@ def find_request(disk: Volume, key: bytes = b"") -> Request | None:
     if key:
         raise Refused("no LUKS volume where the disk grows, so the key opens nothing", volume=disk.name)
     return None
+
+
+def locked(disk: Volume) -> str | None:
+    """Return the volume of the LUKS that the disk's growth ends at, or None where there is none."""
+    found = [layer for layer in chain(discover([disk])) if isinstance(layer, Luks)]
+    return found[0].below[0].name if found else None
 
 
 def refuse_detached(layer: Luks) -> None:
