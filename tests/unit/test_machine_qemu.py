@@ -70,6 +70,14 @@ def test_bus(bus: qemu.Bus, device: str) -> None:
     assert ("qemu-xhci" in options(line, "-device")) == (bus == "usb")
 
 
+def test_a_stick_from_a_socket_is_on_usb() -> None:
+    line = argv(qemu.Drive(Path("/d")), sticks=(qemu.Stick(Path("/a,b"), 1), qemu.Stick(Path("/c"))))
+    assert options(line, "-chardev")[1:] == ["socket,id=u0,path=/a,,b", "socket,id=u1,path=/c"]
+    devices = options(line, "-device")
+    assert devices.index("qemu-xhci") < devices.index("usb-redir,chardev=u0,bootindex=1")
+    assert devices[-1] == "usb-redir,chardev=u1"
+
+
 def test_sectors_of_4096_bytes() -> None:
     line = argv(qemu.Drive(Path("/d"), sector_size=4096))
     assert any("logical_block_size=4096" in value for value in options(line, "-device"))

@@ -9,6 +9,7 @@ MODE SELECT, all but logical unit 0.
 from __future__ import annotations
 
 import struct
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -94,7 +95,7 @@ NOTHING = Job()
 class ScsiDisk:
     """Logical unit 0 on a volume; `failure` is the first error of the volume itself.
 
-    Raises Refused where the volume is not made of whole sectors.
+    Whoever holds `busy` has the volume to himself. Raises Refused where that is not made of whole sectors.
     """
 
     volume: Volume
@@ -103,6 +104,7 @@ class ScsiDisk:
     sense: Sense = GOOD
     failure: Error | None = None
     blocks: int = field(init=False)
+    busy: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.blocks, rest = divmod(self.volume.size, self.volume.sector_size)
@@ -127,7 +129,8 @@ class ScsiDisk:
     def read(self, at: int, size: int) -> bytes:
         """Read bytes of the volume; raises CheckError where they cannot be read."""
         try:
-            return self.volume.read(at, size)
+            with self.busy:
+                return self.volume.read(at, size)
         except Error as error:
             self.failure = self.failure or error
             raise CheckError(READ_ERROR) from error
@@ -135,7 +138,8 @@ class ScsiDisk:
     def write(self, at: int, data: memoryview) -> None:
         """Write bytes of the volume; raises CheckError where they cannot be written."""
         try:
-            self.volume.write(at, data)
+            with self.busy:
+                self.volume.write(at, data)
         except Error as error:
             self.failure = self.failure or error
             raise CheckError(WRITE_ERROR) from error
@@ -143,7 +147,8 @@ class ScsiDisk:
     def flush(self) -> None:
         """Bring what was written to the medium; raises CheckError where that fails."""
         try:
-            self.volume.flush()
+            with self.busy:
+                self.volume.flush()
         except Error as error:
             self.failure = self.failure or error
             raise CheckError(WRITE_ERROR) from error

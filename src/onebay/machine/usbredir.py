@@ -166,6 +166,10 @@ class Connection:
         self.stream = port.makefile("rb", 1 << 16)
         self.greeted = False
 
+    def close(self) -> None:
+        """Let go of the socket, which is closed once its owner has done so, too."""
+        self.stream.close()
+
     def hello(self) -> None:
         """Greet; raises OSError where nobody listens."""
         body = HELLO_BODY.pack(Hello(NAME.ljust(64, b"\0"), CAPABILITIES))

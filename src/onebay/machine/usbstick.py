@@ -6,16 +6,15 @@ takes any device from a socket, so this is one: high speed, one interface, two b
     with stick(Overlay(volume), scratch / "stick.sock", vendor_id=0xF400, product_id=0xF400) as usb:
         machine = qemu.Machine(drives, sticks=(usb.plug(boot_index=1),))
 
-The stick stays what it is when the machine ends and another is started with it. A guest's flush is the
-volume's; Linux trusts a stick to have no cache and never asks for one, so the volume is flushed, too,
-whenever a machine is gone. Sources: USB 2.0, chapter 9; see usbredir.py, bulkonly.py and scsi.py.
+The stick stays what it is when the machine ends and another is started with it. A guest's flush is one of
+the volume, and so is the end of every machine. The layers are in usbredir.py (the wire), bulkonly.py and
+scsi.py. Source: USB 2.0, chapter 9.
 """
 
 from __future__ import annotations
 
 import struct
-import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Damaged, Error, Refused
@@ -23,7 +22,7 @@ from onebay.block.listen import Listener
 from onebay.machine import qemu
 from onebay.machine import usbredir as usb
 from onebay.machine.bulkonly import BulkOnly, Phase, StallError
-from onebay.machine.scsi import Identity, ScsiDisk
+from onebay.machine.scsi import CheckError, Identity, ScsiDisk
 
 if TYPE_CHECKING:
     import socket
@@ -54,7 +53,6 @@ class Stick(Listener):
     def __init__(self, disk: ScsiDisk, path: Path, vendor_id: int, product_id: int) -> None:
         self.disk, self.path = disk, path
         self.vendor_id, self.product_id = vendor_id, product_id
-        self.busy = threading.Lock()
         self.complaint: Error | None = None
         super().__init__(path)
 
@@ -70,7 +68,7 @@ class Stick(Listener):
     @contextmanager
     def still(self) -> Iterator[Volume]:
         """Let nobody change the volume inside the block, so that it can be looked at while a machine runs."""
-        with self.busy:
+        with self.disk.busy:
             yield self.disk.volume
 
     def serve(self, port: socket.socket) -> None:
@@ -79,21 +77,13 @@ class Stick(Listener):
         try:
             session.introduce()
             while True:
-                packet = session.connection.receive()
-                with self.busy:
-                    session.answer(packet)
+                session.answer(session.connection.receive())
         except Error as error:
             self.complaint = self.complaint or error
         finally:
-            with self.busy:
-                self.flush()
-
-    def flush(self) -> None:
-        """Bring what was written to the medium; a failure is kept."""
-        try:
-            self.disk.volume.flush()
-        except Error as error:
-            self.disk.failure = self.disk.failure or error
+            session.connection.close()
+            with suppress(CheckError):  # which the disk remembers
+                self.disk.flush()
 
 
 class Session:
