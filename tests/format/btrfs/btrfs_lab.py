@@ -225,3 +225,31 @@ def used_on_devices(*images: Path) -> dict[int, list[tuple[int, int]]]:
         for devid, place in places:
             found[devid].append((place + start - logical, place + start - logical + size))
     return found
+
+
+@contextlib.contextmanager
+def loops(disk: Path, parts: list[tuple[int, int]]) -> Iterator[list[Path]]:
+    """Attach parts (byte, size) of a disk as loop devices, which the kernel's btrfs forgets afterwards."""
+    devices: list[Path] = []
+    try:
+        for start, size in parts:
+            argv = ["losetup", "--find", "--show", "--offset", str(start), "--sizelimit", str(size), disk]
+            devices.append(Path(tool.run(argv).text.strip()))
+        yield devices
+    finally:
+        tool.run(["btrfs", "device", "scan", "--forget"], ok=(0, 1))
+        for device in devices:
+            tool.run(["losetup", "--detach", device])
+
+
+@contextlib.contextmanager
+def mounted_devices(devices: list[Path], where: Path, options: str = "") -> Iterator[Path]:
+    """Mount the file system on these devices, and no others, for a while."""
+    where.mkdir(exist_ok=True)
+    tool.run(["btrfs", "device", "scan", "--forget"], ok=(0, 1))
+    listed = ",".join([*(f"device={device}" for device in devices), *filter(None, [options])])
+    tool.run(["mount", "-t", "btrfs", "-o", listed, devices[0], where])
+    try:
+        yield where
+    finally:
+        tool.run(["umount", where])

@@ -50,6 +50,10 @@ class BtrfsPool(Btrfs):
             )
         return {**super().facts(), "size": self.sb.total_bytes, "members": members}
 
+    def floor(self) -> int:
+        """Return the size of the largest volume, for none may become shorter."""
+        return max(volume.size for volume in self.below)
+
     def plan_grow(self) -> list[Step]:
         """Return no steps where it fills its volumes; raises Unsupported."""
         name = ", ".join(volume.name for volume in self.below)
