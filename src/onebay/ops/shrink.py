@@ -259,7 +259,9 @@ def plan_shrink(route: Route, to: int | None = None, *, least: int | None = None
     """
     disk = route.disk
     if least is None:
-        least = route.fs.floor() if route.fs is not None else route.top.size
+        # what stands on other volumes too keeps the sizes of all of them
+        alone = route.fs if route.fs is not None and len(route.fs.below) == 1 else None
+        least = alone.floor() if alone is not None else route.top.size
         exact = not isinstance(route.fs, BtrfsFs) or least == route.fs_size
     else:
         exact = True

@@ -195,3 +195,21 @@ def test_growing_stops_at_the_partition(tmp_path: Path) -> None:
     assert table.data_partition is not None
     assert table.data_partition.end > 590 * MIB
     assert [*pool_of(disk).used()] == before
+
+
+@pytest.mark.parametrize("last", [0, 1], ids=["the smaller one last", "the larger one last"])
+def test_shrinking_leaves_the_devices_as_they_are(last: int, tmp_path: Path) -> None:
+    cases = ["mirror.1", "mirror.3"] if last else ["mirror.3", "mirror.1"]
+    parts = [(MIB, 224 * MIB), (225 * MIB, 160 * MIB)]
+    if last:
+        parts = GOLDEN[:2]
+    disk, smaller = tmp_path / "disk.img", tmp_path / "smaller.img"
+    make_disk(disk, parts, 600 * MIB)
+    put(disk, parts, cases, tmp_path)
+    onebay("shrink", disk, "--output", smaller)
+    assert 385 * MIB < smaller.stat().st_size < 390 * MIB
+    fs = pool_of(smaller)
+    assert [finding for finding in fs.check() if finding.severity != "note"] == []
+    sizes = {str(volume.name).removeprefix(str(smaller)): volume.size for volume in fs.below}
+    assert sizes == {":p1": parts[0][1], ":p2": parts[1][1]}
+    assert fs.used() == pool_of(disk).used()
