@@ -22,6 +22,8 @@ def plain(file: Volume) -> Iterator[bytes]:
 
 def shown(text: str) -> str:
     """Return text of a stranger so that it can be printed on a terminal: nothing but printable characters."""
+    if text.isascii() and text.isprintable():
+        return text
     plain_text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain_text)
 
