@@ -72,7 +72,7 @@ class Crypt(Volume):
 
 
 def library() -> ModuleType:
-    """Return the ciphers of the package cryptography; raises ToolMissing with the command that adds it."""
+    """Return the ciphers of the package cryptography; raises ToolMissing with the commands that add it."""
     try:
         from cryptography.hazmat.primitives import ciphers  # noqa: PLC0415 - only who has a key needs it
     except ImportError as error:
