@@ -385,6 +385,45 @@ def test_a_disk_that_cannot_be_written(base: FileVolume, tmp_path: Path) -> None
         use()
 
 
+class Medium(Overlay):
+    """An overlay that counts how often it was flushed, and fails from the third time on."""
+
+    flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+        if self.flushed > 2:
+            raise Refused("no space left while writing", volume=self.name)
+
+
+def test_when_the_medium_has_it(base: FileVolume, tmp_path: Path) -> None:
+    medium = Medium(base)
+    synchronize, stop = b"\x35" + bytes(9), bytes((0x1B, 0, 0, 0, 2, 0))
+
+    def use() -> None:
+        with plugged(medium, tmp_path / "u") as peer:
+            assert peer.write(write_10(0, 2), b"x" * 1024, step=512) == (7, 0, 0)
+            assert medium.flushed == 0
+            assert peer.read(synchronize, 0)[1].status == 0
+            assert medium.flushed == 1
+            assert peer.write(write_10(0, 2, 8), b"x" * 1024, step=512) == (7, 0, 0)  # forced unit access
+            assert medium.flushed == 2
+            for number, status in enumerate(
+                (
+                    peer.read(synchronize, 0)[1],
+                    peer.write(write_10(0, 1, 8), b"y" * 512),
+                    peer.read(stop, 0)[1],
+                )
+            ):
+                assert status.status == 1, number
+            assert peer.sense() == (3, 0x0C)
+            assert medium.flushed == 5
+
+    with pytest.raises(Refused, match="no space left"):
+        use()
+    assert medium.flushed == 6  # at the end of every machine
+
+
 @pytest.mark.parametrize(
     ("raw", "error"),
     [

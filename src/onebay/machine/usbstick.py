@@ -274,9 +274,10 @@ def stick(
 ) -> Iterator[Stick]:
     """Offer `volume` as a USB stick at the socket `path` inside the block.
 
-    Inside it only the stick touches the volume, or whoever holds `Stick.still`. Raises Refused for ids that
-    are none, a volume of broken sectors, or where there can be no socket; raises afterwards what the volume
-    raised, and Damaged or Unsupported where the other side spoke no usbredir.
+    Inside it only the stick touches the volume, or whoever holds `Stick.still`. The socket belongs into a
+    folder of ours alone, for whoever may connect may write. Raises Refused for ids that are none, a volume of
+    broken sectors, or where there can be no socket; raises afterwards what the volume raised, and Damaged or
+    Unsupported where the other side spoke no usbredir.
     """
     for number in (vendor_id, product_id):
         if not 0 <= number <= 0xFFFF:
