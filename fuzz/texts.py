@@ -317,7 +317,7 @@ def core(data: bytes) -> None:
 
 def luks_text() -> bytes:
     """Return the JSON area of a LUKS2 header."""
-    return Disk(seed("luks/luks2")).peek(0, 16384)[LUKS2.size :].split(b"\0")[0]
+    return Disk(seed("luks/open-luks2")).peek(0, 16384)[LUKS2.size :].split(b"\0")[0]
 
 
 def luks_json(data: bytes) -> None:
@@ -332,3 +332,7 @@ def luks_json(data: bytes) -> None:
         if isinstance(found, luks.Luks):
             json.dumps(found.facts())
             found.check()
+            opened = found.opened(bytes(range(64)))
+            for above in opened.above:
+                above.read(max(0, above.size - 700), min(700, above.size))
+            assert opened.used()[0].size + sum(above.size for above in opened.above) == disk.size
