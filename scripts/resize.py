@@ -35,8 +35,8 @@ same. The virtual machine is built from packages on first use (about two minutes
 Where there is none, the table grows, the file system stays, and a note says so. What is inside LUKS
 changes through the journal as a whole, and nobody can tell what is free at the end of a disk that is
 encrypted up to there: `--journal FILE` is needed then. `restore` takes `--key-file` and `--journal` as
-well; without a key the partition grows, and a note names the command for the rest. LUKS itself is kept
-whole by capture; a header that is detached from its payload is refused.
+well; without a key the partition grows, and a note names the command for the rest. A header that is
+detached from its payload is refused.
 
 **Past 2 TiB.** An MBR reaches 2 TiB. `onebay grow DISK --table gpt` turns it into a GPT in place:
 partitions keep numbers, places, content and (mapped) types, logical ones become ordinary entries, and
