@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuzz import ask, images, mend, texts, trees
+from fuzz import ask, images, mend, packages, texts, trees
 from fuzz.disk import Disk, dump, load, parse
 from fuzz.recipe import Window, cook
 from fuzz.seeds import DISKS, FOLDED, GROUPS, cases, seed
@@ -98,6 +98,10 @@ GRUB_WORDS = (
         "$prefix/",
         "\\",
     ),
+)
+PACKAGE_WORDS = (
+    *("ustar", "path=", "size=", "GNU.sparse.map=", "./VERSION", "checksum.syno", "SHA256SUMS", "\\n"),
+    *("majorversion=", "#Synocksum ", "(hd0,1)/", " Encrypted: ", "SHA256 (zImage) = ", "4294967296"),
 )
 
 
@@ -247,6 +251,7 @@ def everything() -> dict[str, Target]:
         ByteTarget("imageparts", images.part_seeds, images.parts, (), images.build, images.look),
         ByteTarget("kit", texts.kit_seeds, texts.kit),
         ByteTarget("journal", texts.journal_seeds, texts.journal),
+        ByteTarget("payload", packages.seeds, packages.package, PACKAGE_WORDS),
         tree("luksjson", texts.luks_text, texts.luks_json),
         tree("facts", images.fact_text, images.facts),
         tree("kitfacts", texts.kit_text, texts.kit_facts),
