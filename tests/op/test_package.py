@@ -81,6 +81,15 @@ def test_the_samples_package(tmp_path: Path) -> None:
     assert [check.verdict for check in payload.checks] == ["holds", "holds"]
 
 
+def test_a_version_without_a_model(copy: Path, tmp_path: Path) -> None:
+    (copy / "VERSION").write_text("majorversion='7'\nminorversion=0\nbuildnumber=\"42218\"\n\x1b[2J=1\nx y\n")
+    (copy / "GRUB_VER").write_text('PLATFORM="apollolake"\nMODEL="DS918+"\n')
+    payload = read_payload(pack(copy, tmp_path / "a.pat", names=("VERSION", "GRUB_VER")))
+    assert (payload.model, payload.version, payload.build, payload.update) == ("DS918+", "7.0", "42218", "")
+    assert set(payload.facts) == {"majorversion", "minorversion", "buildnumber"}
+    assert "no checksums are given" in onebay("inspect", tmp_path / "a.pat").stdout
+
+
 @pytest.mark.parametrize("at", [0, 40_000, 70_000])
 def test_a_flipped_byte(files: Path, copy: Path, tmp_path: Path, at: int) -> None:
     content = bytearray((copy / "zImage").read_bytes())

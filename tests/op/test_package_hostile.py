@@ -308,7 +308,12 @@ def test_an_encrypted_header_that_lies(tmp_path: Path) -> None:
         with bounded(), pytest.raises(Error):
             read_payload(path)
     path = written(tmp_path / "a.pat", whole[:4], b"\xff\xff\xff\xff", bytes(1000))
-    assert find_payload(path) is None  # no header is that long
+    with pytest.raises(Damaged, match="length of its header"):
+        read_payload(path)
+    assert find_payload(path.rename(tmp_path / "disk.img")) is None  # three bytes by chance
+    for size in (5, 7, 8):
+        with pytest.raises(Truncated):
+            read_payload(written(path, whole[:size]))
 
 
 def test_memory_of_the_whole_command(tmp_path: Path) -> None:

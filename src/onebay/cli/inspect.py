@@ -1,4 +1,4 @@
-"""onebay inspect: the layer tree, gaps, boot paths and findings of a disk."""
+"""onebay inspect: the layer tree, gaps, boot paths and findings of a disk; or what is in a package."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def refuse_bad(payload: Payload) -> None:
 def look(file: Volume, *, max_size: int = MAX_SIZE, report: Report = silent) -> Payload | None:
     """Read a package from a volume, or return None where it is none; raises what `find_payload` raises."""
     head = file.read(0, min(tar.BLOCK, file.size))
-    if sealed.is_sealed(head):
+    if sealed.is_sealed(head, named=is_named(file)):
         return None if has_table(file) else read_sealed(file, max_size, report)
     if tar.is_tar(head):
         return None if has_table(file) else read_tar(file, "none", plain(file), max_size, report)
@@ -140,6 +140,11 @@ def look(file: Volume, *, max_size: int = MAX_SIZE, report: Report = silent) -> 
         if head.startswith(codec.magic) and (source := packed_tar(pieces(file, codec, packing))):
             return read_tar(file, packing, source, max_size, report)
     return None
+
+
+def is_named(file: Volume) -> bool:
+    """Whether a file is called a package, so that it is told why it is none."""
+    return file.name.lower().endswith(SUFFIX)
 
 
 def has_table(file: Volume) -> bool:
@@ -194,7 +199,7 @@ def read_tar(
     name = file.name if packing == "none" else f"{file.name}, unpacked"
     stream = Stream(told(source, report), name, max_size)
     contents = Contents(name)
-    named = file.name.lower().endswith(SUFFIX)
+    named = is_named(file)
     try:
         for member in tar.members(stream):
             contents.add(member, stream)

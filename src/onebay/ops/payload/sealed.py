@@ -14,7 +14,6 @@ that names, model and version stay unknown.
 from __future__ import annotations
 
 import hashlib
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from onebay.base.error import Damaged, Truncated
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from onebay.ops.payload.stream import Stream
 
 MAGIC = b"\xad\xbe\xef"
-HEAD = struct.Struct("<4sI")
+HEAD = 8  # bytes before the header
 SIGNATURE = 64
 HASH = 32
 MAX_HEADER = 8 << 20
@@ -46,11 +45,12 @@ class Entry(NamedTuple):
     hash: bytes
 
 
-def is_sealed(head: bytes) -> bool:
-    """Whether a file that begins with `head` (8 bytes or more) claims to be an encrypted package."""
-    if len(head) < HEAD.size or head[1:4] != MAGIC:
-        return False
-    return 0 < int.from_bytes(head[4:8], "little") <= MAX_HEADER
+def is_sealed(head: bytes, *, named: bool) -> bool:
+    """Whether a file that begins with `head` is an encrypted package; one `named` so needs only the magic.
+
+    Any other file also needs a length that a header can have: three bytes may be there by chance.
+    """
+    return head[1:4] == MAGIC and (named or 0 < int.from_bytes(head[4:8], "little") <= MAX_HEADER)
 
 
 class Reader:
@@ -61,7 +61,7 @@ class Reader:
 
     def damaged(self, what: str) -> Damaged:
         """Return the error for the place where we are."""
-        return Damaged(f"header of an encrypted package: {what}", volume=self.name, at=HEAD.size + self.at)
+        return Damaged(f"header of an encrypted package: {what}", volume=self.name, at=HEAD + self.at)
 
     def take(self, size: int) -> bytes:
         """Return the next bytes."""
@@ -101,8 +101,16 @@ class Reader:
 
 def read_entries(file: Volume) -> tuple[list[Entry], int]:
     """Return the entries of an encrypted package and where the first begins; raises Damaged, Truncated."""
-    size = HEAD.unpack(file.read(0, HEAD.size))[1]
-    start = HEAD.size + size + SIGNATURE
+    size = int.from_bytes(file.read(4, 4), "little")
+    if not 0 < size <= MAX_HEADER:
+        raise Damaged(
+            "encrypted package: length of its header",
+            volume=file.name,
+            at=4,
+            expected=f"1 to {MAX_HEADER} bytes",
+            found=size,
+        )
+    start = HEAD + size + SIGNATURE
     if start > file.size:
         raise Truncated(
             "encrypted package: ends in its header",
@@ -111,7 +119,7 @@ def read_entries(file: Volume) -> tuple[list[Entry], int]:
             expected=start,
             found=file.size,
         )
-    reader = Reader(file.read(HEAD.size, size), file.name)
+    reader = Reader(file.read(HEAD, size), file.name)
     if reader.array() < 2:
         raise reader.damaged("it has no list of entries")
     reader.blob()
