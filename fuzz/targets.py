@@ -231,7 +231,7 @@ def everything() -> dict[str, Target]:
         ),
         DiskTarget("lvm", [*cases("lvm"), "group/lvm-kinds"], ask.one(lvm.probe, lvm.assemble), mend.lvm),
         DiskTarget("luks", cases("luks"), ask.one(luks.probe), mend.luks),
-        DiskTarget("ext", cases("ext"), ask.one(ext.probe), mend.ext),
+        DiskTarget("ext", [*cases("ext"), "ext/journal/device"], ask.one(ext.probe), mend.ext),
         DiskTarget(
             "btrfs",
             [*cases("btrfs"), "group/btrfs-mirror", "group/btrfs-spread"],

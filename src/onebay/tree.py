@@ -73,8 +73,9 @@ class Tree:
         return [layer for layer in self.layers if layer.kind == kind]
 
     def all_findings(self) -> list[Finding]:
-        """Return what discovery and every layer's own check found, bottom-up."""
-        return self.findings + [finding for layer in self.layers for finding in layer.check()]
+        """Return what discovery, every layer's own check, and looking for journals found, bottom-up."""
+        own = [finding for layer in self.layers for finding in layer.check()]
+        return self.findings + own + ext.journal_findings(self.layers)
 
 
 def discover(disks: Iterable[Volume], *, unlock: Unlock | None = None) -> Tree:

@@ -43,6 +43,10 @@ class Btrfs(Layer):
     """What a btrfs is on any number of `devices`, whose superblocks agree where `trees` has no reason."""
 
     kind = "btrfs"
+    growth = "the device item and the superblocks, in place; on several devices it keeps its sizes"
+    shrinkage = (
+        "by a kernel, on a scratch copy of all used blocks; to 256 MiB at least; not on several devices"
+    )
 
     def __init__(self, devices: Sequence[Device], trees: Trees) -> None:
         self.devices = tuple(devices)
@@ -204,9 +208,6 @@ class Btrfs(Layer):
 
 class BtrfsFs(Btrfs):
     """A btrfs on one volume."""
-
-    growth = "the device item and the superblocks, in place; on several devices it keeps its size"
-    shrinkage = "by a kernel, on a scratch copy of all used blocks; to 256 MiB at least"
 
     @property
     def volume(self) -> Volume:

@@ -6,15 +6,12 @@ import uuid
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Damaged, Inconsistent, Refused, Unsupported
+from onebay.base.error import Damaged, Refused, Unsupported
 from onebay.base.extent import ExtentSet
 from onebay.fs.ext import shrink
-from onebay.fs.ext.checksum import superblock_sum
-from onebay.fs.ext.geometry import Geometry, compute, fitting
+from onebay.fs.ext.geometry import Geometry, fitting
 from onebay.fs.ext.read import Scan, scan
 from onebay.fs.ext.record import (
-    MAGIC,
-    SUPER,
     SUPER_AT,
     SUPER_SIZE,
     Compat,
@@ -22,11 +19,12 @@ from onebay.fs.ext.record import (
     RoCompat,
     State,
     SuperBlock,
+    external_journal,
     feature_names,
     names,
 )
 from onebay.fs.ext.write import plan_grow
-from onebay.layer import Finding, Layer, Suspect, Whole
+from onebay.layer import Finding, Layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +96,7 @@ class ExtFs(Layer):
             "last_mounted": text(sb.s_last_mounted),
             "journal": self.journal(),
             "journal_size": self.journal_size(),
+            "journal_uuid": self.journal_uuid,
             "created": sb.s_mkfs_time | sb.s_mkfs_time_hi << 32,
             "written": sb.s_wtime | sb.s_wtime_hi << 32,
             "creator_os": OS_NAMES[sb.s_creator_os] if sb.s_creator_os < len(OS_NAMES) else "unknown",
@@ -118,7 +117,13 @@ class ExtFs(Layer):
         sb = self.superblock
         if not sb.s_feature_compat & Compat.HAS_JOURNAL:
             return "none"
-        return "internal" if sb.s_journal_inum and not sb.s_journal_dev else "external"
+        return "external" if external_journal(sb) else "internal"
+
+    @property
+    def journal_uuid(self) -> str | None:
+        """The UUID of a journal on another device; None where there is none, or it has none."""
+        raw = self.superblock.s_journal_uuid
+        return str(uuid.UUID(bytes=raw)) if self.journal() == "external" and any(raw) else None
 
     def journal_size(self) -> int | None:
         """Return bytes of the internal journal by the superblock's copy of its inode, None where unknown."""
@@ -146,7 +151,6 @@ class ExtFs(Layer):
         unknown = unknown_features(sb)
         reasons = (
             (bool(unknown), f"unknown features: {', '.join(unknown)}"),
-            (self.journal() == "external", "the journal is on another device"),
             (bool(sb.s_feature_incompat & Incompat.NEEDS_RECOVERY), "the journal needs recovery"),
             (bool(sb.s_state & State.ERROR), "the file system has recorded errors"),
             (not sb.s_state & State.VALID, "the file system was not unmounted cleanly"),
@@ -191,10 +195,16 @@ class ExtFs(Layer):
         return found
 
     def floor(self) -> int:
-        """Ask resize2fs, which looks at a scratch copy of the metadata."""
+        """Ask resize2fs, which looks at a scratch copy of the metadata.
+
+        With a journal elsewhere the file system keeps its size: e2fsck, which has to look at what shrinking
+        moved, does nothing without the journal, and would go and find it among this machine's devices.
+        """
         if (reason := self.keep_whole()) is not None:
             what = f"{self.title} cannot be shrunk: {reason}"
             raise Refused(what, volume=self.volume.name, hint=shrink.WHOLE)
+        if self.journal() == "external":
+            return self.geometry.size
         return shrink.floor(self.volume, self.superblock, self.geometry)
 
     def blocks_on(self, size: int) -> int:
@@ -218,30 +228,3 @@ def unknown_features(sb: SuperBlock) -> list[str]:
     return names(Incompat, sb.s_feature_incompat & ~KNOWN_INCOMPAT) + names(
         RoCompat, sb.s_feature_ro_compat & ~KNOWN_RO_COMPAT
     )
-
-
-def probe(volume: Volume) -> ExtFs | Whole | Suspect | None:
-    """Look for a superblock at byte 1024; the magic number with impossible fields beside it is a Suspect."""
-    if volume.size < SUPER_AT + SUPER_SIZE:
-        return None
-    data = volume.read(SUPER_AT, SUPER_SIZE)
-    superblock = SUPER.unpack(data)
-    if superblock.s_magic != MAGIC:
-        return None
-    if superblock.s_feature_ro_compat & RoCompat.METADATA_CSUM:
-        expected = superblock_sum(data)
-        if expected != superblock.s_checksum:
-            found = superblock.s_checksum
-            return Suspect(
-                "ext",
-                volume,
-                f"superblock checksum: expected {expected:#010x}, found {found:#010x}",
-                SUPER_AT,
-            )
-    if superblock.s_feature_incompat & Incompat.JOURNAL_DEV:
-        name = {"uuid": str(uuid.UUID(bytes=superblock.s_uuid)), "label": text(superblock.s_volume_name)}
-        return Whole("ext journal", volume, name)
-    try:
-        return ExtFs(volume, superblock, compute(superblock))
-    except Inconsistent as error:
-        return Suspect("ext", volume, f"superblock: {error}", SUPER_AT)

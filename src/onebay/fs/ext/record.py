@@ -265,6 +265,12 @@ def feature_names(superblock: SuperBlock) -> list[str]:
     )
 
 
+def external_journal(superblock: SuperBlock) -> bool:
+    """Whether the journal is on another device."""
+    journal = superblock.s_feature_compat & Compat.HAS_JOURNAL
+    return bool(journal) and (not superblock.s_journal_inum or bool(superblock.s_journal_dev))
+
+
 def names(kind: type[Compat | Incompat | RoCompat], value: int) -> list[str]:
     """Return the names of the bits of one feature word."""
     found = []

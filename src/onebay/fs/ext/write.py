@@ -28,12 +28,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Inconsistent
+from onebay.base.error import Inconsistent, Unsupported
 from onebay.base.extent import ExtentSet
 from onebay.base.step import Flush, Step, Write, Zero
 from onebay.fs.ext.geometry import Geometry, compute, fitting
 from onebay.fs.ext.read import head_extents, metadata, scan
-from onebay.fs.ext.record import SUPER, SUPER_AT, SUPER_SIZE
+from onebay.fs.ext.record import SUPER, SUPER_AT, SUPER_SIZE, external_journal
 from onebay.fs.ext.scratch import CHUNK, Change, given_to, resized
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def plan_grow(volume: Volume, superblock: SuperBlock, geometry: Geometry, found:
     """Return the steps that make a clean file system fill its volume; an empty list where it does.
 
     Needs scratch space for the metadata, or for all allocated blocks where data must move. Raises Refused
-    with the sizes where there is too little, ToolMissing or ToolFailed from resize2fs.
+    with the sizes where there is too little, Unsupported where data must move and the journal is elsewhere,
+    ToolMissing or ToolFailed from resize2fs.
     """
     blocks = fitting(geometry, volume.size)
     if blocks <= geometry.blocks:
@@ -112,6 +113,9 @@ def plan_grow(volume: Volume, superblock: SuperBlock, geometry: Geometry, found:
             return attempt(change, whole=False)
         except Moved:
             pass
+    if external_journal(superblock):
+        # e2fsck would have to look at the result; it wants the journal, and looks for it on this machine
+        raise Unsupported("data would have to move, and the journal is on another device", volume=volume.name)
     return attempt(change, whole=True)
 
 
