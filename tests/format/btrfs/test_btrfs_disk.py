@@ -13,7 +13,9 @@ from onebay.base import tool
 from onebay.base.extent import ExtentSet
 from onebay.block import create_disk, open_disk
 from onebay.fs.btrfs import BtrfsPool
+from onebay.ops.identity import signs_in, signs_of
 from onebay.ops.need import needed
+from onebay.ops.partuuid import References
 from onebay.table import Table
 from onebay.tree import discover
 from tests.story import onebay
@@ -28,11 +30,11 @@ DISK = 456 * MIB
 NOISE = b"\xee" * MIB
 
 
-def make_disk(path: Path, parts: list[tuple[int, int]], size: int) -> None:
+def make_disk(path: Path, parts: list[tuple[int, int]], size: int, kind: str = "gpt") -> None:
     """Make a disk with these partitions and nothing in them."""
     with path.open("xb") as file:
         file.truncate(size)
-    lines = ["label: gpt", *(f"start={start // 512}, size={length // 512}" for start, length in parts)]
+    lines = [f"label: {kind}", *(f"start={start // 512}, size={length // 512}" for start, length in parts)]
     tool.run(["sfdisk", "--quiet", path], stdin="\n".join(lines).encode())
 
 
@@ -154,6 +156,11 @@ def test_inspect_shows_the_devices(tmp_path: Path) -> None:
     assert first["title"] == second["title"] == "btrfs of 2 devices"
     assert [each["devid"] for each in first["facts"]["members"]] == [1, 3]
     assert document["findings"] == []
+    signs = signs_in(document)
+    assert sorted(sign.value for sign in signs if sign.what == "btrfs device UUID") == sorted(
+        each["device_uuid"] for each in first["facts"]["members"]
+    )
+    assert signs == signs_of(discover([open_disk(disk)]))
 
 
 @pytest.mark.parametrize(
@@ -213,3 +220,43 @@ def test_shrinking_leaves_the_devices_as_they_are(last: int, tmp_path: Path) -> 
     sizes = {str(volume.name).removeprefix(str(smaller)): volume.size for volume in fs.below}
     assert sizes == {":p1": parts[0][1], ":p2": parts[1][1]}
     assert fs.used() == pool_of(disk).used()
+
+
+@lab.needs_root
+@lab.needs_tools
+def test_devices_that_were_used_apart(tmp_path: Path) -> None:
+    """Each holds what the other has not, and the kernel let both commit as often."""
+    disk = tmp_path / "disk.img"
+    make_disk(disk, GOLDEN[:2], 386 * MIB)
+    put(disk, GOLDEN[:2], ["mirror.1", "mirror.3"], tmp_path)
+    reasons = []
+    for number, part in enumerate(GOLDEN[:2]):
+        with (
+            lab.loops(disk, [part]) as devices,
+            lab.mounted_devices(devices, tmp_path / "mnt", "degraded") as root,
+        ):
+            (root / f"only-{number}").write_bytes(b"x" * (number + 1) * 10_000)
+        fs = pool_of(disk)
+        reasons.append(fs.keep_whole() or "")
+        assert fs.used() == tuple(ExtentSet.single(0, size) for _, size in GOLDEN[:2])
+        keep = kept(disk)
+        assert all(keep.covers(start, start + size) for start, size in GOLDEN[:2])
+    assert "different generations" in reasons[0]
+    assert "differ" in reasons[1]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_name_of_a_partition_is_found_on_any_device(which: int, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    make_disk(disk, GOLDEN[:2], 386 * MIB, "dos")
+    put(disk, GOLDEN[:2], ["mirror.1", "mirror.3"], tmp_path)
+    volume = open_disk(disk, writable=True)
+    tree = discover([volume])
+    table = tree.on(volume)
+    assert isinstance(table, Table)
+    assert References(tree, table).found == []
+    fs = pool_of(disk)
+    at = max(fs.used()[which], key=lambda extent: extent.size).start + 100  # data, which has other checksums
+    volume.write(GOLDEN[which][0] + at, f"root=PARTUUID={table.identity.lower()}-02".encode())
+    found = References(tree, table).found
+    assert [each.name for each, _ in found] == [fs.below[which].name]
