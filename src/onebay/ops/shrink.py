@@ -217,7 +217,8 @@ def cut_to(route: Route, size: int, least: int) -> Cut:
         current = min(above[1], above[0].size)
         sizes.append(current)
     if route.fs_on(current) < least:
-        raise Refused(f"{route.name} needs {least} bytes")
+        says = "needs" if isinstance(route.fs, ExtFs | BtrfsFs) else "keeps its size of"
+        raise Refused(f"{route.name} {says} {least} bytes")
     return Cut(size, end, tuple(sizes))
 
 
