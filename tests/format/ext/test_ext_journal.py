@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import zstandard
 
-from onebay.base.error import Unsupported
+from onebay.base.error import ToolFailed, Unsupported
 from onebay.base.extent import ExtentSet
 from onebay.base.step import apply
 from onebay.base.tool import find, run
 from onebay.block import FileVolume, open_disk
+from onebay.boot.extimage import ExtImage
 from onebay.fs.ext import ExtFs, ExtJournal, probe
 from onebay.fs.ext.journal import JOURNAL
 from onebay.ops.need import needed
@@ -277,3 +278,17 @@ def test_the_kernel_mounts_what_was_restored_and_grown(images: dict[str, Path], 
             run(["umount", mnt])
         run(["e2fsck", "-fn", "-j", device, grown])
     onebay("verify", image)
+
+
+@needs_tools
+@pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+def test_mending_never_finds_a_journal_of_this_machine(images: dict[str, Path], tmp_path: Path) -> None:
+    """By its UUID e2fsck finds it, replays it, and marks it empty: of a disk that nobody named."""
+    device = images["mounted-device"]
+    before = device.read_bytes()
+    with loops(device, [(0, device.stat().st_size)]):
+        with pytest.raises(ToolFailed, match="status 12"):
+            ExtImage(images["mounted-fs"], tmp_path).mend()
+        with pytest.raises(ToolFailed, match="status 12"):
+            ExtImage(images["fs"], tmp_path).verify()
+    assert device.read_bytes() == before
