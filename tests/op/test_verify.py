@@ -59,6 +59,16 @@ def test_what_growing_wrote_is_named(image: Path, grown: Path, tmp_path: Path) -
     assert told["equal"] + sum(entry["size"] for entry in told["explained"]) == kept(image).size
 
 
+def test_growth_into_free_space_of_a_disk_of_the_same_size(image: Path, tmp_path: Path) -> None:
+    loose, again, full = tmp_path / "loose.img", tmp_path / "loose.raw.zst", tmp_path / "full.img"
+    onebay("restore", image, loose, "--size", "300M", "--no-grow")
+    onebay("capture", loose, again)
+    onebay("restore", again, full)
+    assert full.stat().st_size == loose.stat().st_size
+    told = onebay("verify", again, "--against", full, "--json").document
+    assert any(entry["why"].startswith("ext: superblock") for entry in told["explained"])
+
+
 def kept(image: Path) -> ExtentSet:
     """What matters of an image's disk."""
     with closing(open_source(str(image))) as source:

@@ -181,9 +181,7 @@ def explain(image: Image, disk: Volume, bad: list[Frame], report: Report) -> dic
 
 
 def growth_of(image: Image, disk: Volume, report: Report) -> Growth | None:
-    """Return what growing would have written; None where the disk has the image's size or cannot grow."""
-    if disk.size == image.disk_size:
-        return None
+    """Return what growing would have written, into free space of the disk, too; None where it cannot grow."""
     try:
         return Growth(image, disk.size)
     except ToolMissing:
