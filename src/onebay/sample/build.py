@@ -32,15 +32,18 @@ PACKAGES = (
     "linux-image-amd64 kmod busybox-static systemd systemd-sysv udev dbus openssh-server samba mdadm lvm2 "
     "btrfs-progs e2fsprogs fdisk attr iproute2 less nano"
 )
-# the buses a disk may sit on, the arrays and the root; the data volume's modules come from the root
+# of the ramdisk: the buses of disks, arrays, the root, the installer's network; other modules are in the root
 MODULES = (
     "virtio_pci virtio_blk virtio_scsi ahci nvme xhci_pci ehci_pci usb_storage uas sd_mod raid1 ext4 "
-    "crc32c_generic"
+    "crc32c_generic virtio_net e1000 e1000e"
 )
-PROGRAMS = "mdadm"
+# gtar is tar by a name that busybox does not have
+PROGRAMS = "mdadm sfdisk mkfs.ext4 gtar nas-installer nas-dhcp"
 SYSTEM_SCRIPTS = ("nas-init.sh", "nas-setup.sh")
 # script -> program of the appliance
 COMMANDS = {"manifest.sh": "onebay-manifest", "nas-storage.sh": "nas-storage", "nas-page.sh": "nas-page"}
+# script -> program of its ramdisk
+INSTALLER = {"nas-installer.sh": "nas-installer", "nas-dhcp.sh": "nas-dhcp"}
 DISK_SCRIPTS = ("disk.sh", "content.py")
 
 
@@ -83,7 +86,7 @@ def system(cache: Path, *, report: Report = silent) -> System:
     """Return the appliance's system, built into `cache` where it is not there yet."""
     sources = debian.host_sources()
     scripts = {name: script(name) for name in SYSTEM_SCRIPTS} | {"initramfs.sh": resource("initramfs.sh")}
-    scripts |= {name: script(name) for name in COMMANDS}
+    scripts |= {name: script(name) for name in COMMANDS | INSTALLER}
     recipe = {
         "sources": repr(sources),
         "packages": PACKAGES,
@@ -103,7 +106,10 @@ def system(cache: Path, *, report: Report = silent) -> System:
             f"upload {folder}/nas-setup.sh /tmp/nas-setup.sh",
             'chroot "$1" sh /tmp/nas-setup.sh',
             'rm "$1/tmp/nas-setup.sh"',
+            *(f"upload {folder}/{name} /usr/local/bin/{program}" for name, program in INSTALLER.items()),
+            'chmod 755 "$1"/usr/local/bin/nas-*; ln -s /bin/tar "$1/usr/local/bin/gtar"',
             *initramfs_hooks(folder / "nas-init.sh", folder / "initramfs.sh", MODULES, PROGRAMS, folder),
+            'rm "$1"/usr/local/bin/*',
         ]
         debian.bootstrap(folder / "root.tar", PACKAGES.split(), sources, hooks=hooks)
         report(Ended("system", time.monotonic() - began))

@@ -145,7 +145,7 @@ grub-install --target=i386-pc --boot-directory=/media/boot1/boot --install-modul
 grub-install --target=x86_64-efi --efi-directory=/media/boot1 --boot-directory=/media/boot1/boot --removable \
     --no-nvram --install-modules="$modules" --locales= --themes= --fonts=
 # no_timer_check: emulated without KVM on a busy host, ticks come late and the kernel would panic over them
-cmdline="root=UUID=$root_uuid console=tty0 console=ttyS0,115200 loglevel=4 no_timer_check"
+cmdline="nas.layout=$layout console=tty0 console=ttyS0,115200 loglevel=4 no_timer_check"
 if [ "$boot_table" = gpt ]; then
     search="search --no-floppy --label NASBOOT2 --set root"
     second="search --no-floppy --set=root --label NASBOOT2"

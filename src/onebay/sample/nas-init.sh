@@ -1,6 +1,7 @@
 #!/bin/busybox sh
-# PID 1 of the sample appliance's initramfs: assemble every array (one member of many is normal), find the root
-# by its UUID, whatever bus it sits on, and hand over to systemd.
+# PID 1 of the sample appliance's ramdisk: assemble every array (one member of many is normal), find the system on
+# md0, whatever bus its disk sits on, and hand over to systemd. Where no disk carries a system, the installer's page
+# waits on port 5000; a disk that only came late is still booted.
 export PATH=/bin:/sbin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
@@ -9,22 +10,29 @@ mount -t tmpfs run /run
 mkdir -p /etc/mdadm /run/mdadm
 printf 'DEVICE partitions\nHOMEHOST <ignore>\nAUTO +all\n' > /etc/mdadm/mdadm.conf
 while read -r module; do insmod "/modules/$module" 2>/dev/null; done < /etc/modules
-uuid=$(sed -n 's/.*root=UUID=\([^ ]*\).*/\1/p' /proc/cmdline)
+
+# the layout's name is the last file of an installation, so it says that all the others are there
+found() {
+    [ ! -e /run/installing ] || return 1
+    mdadm --assemble --scan --run --quiet 2>/dev/null
+    [ -b /dev/md0 ] && mount -t ext4 -o ro /dev/md0 /root 2>/dev/null || return 1
+    [ ! -s /root/etc/onebay-layout ] || return 0
+    umount /root
+    return 1
+}
 tries=0
-until device=$(findfs "UUID=$uuid" 2>/dev/null); do
+until found; do
     tries=$((tries + 1))
-    if [ "$tries" -gt 300 ]; then
-        echo "nas: no root file system with UUID $uuid"
-        cat /proc/partitions /proc/mdstat
-        exec sh
+    if [ "$tries" = 100 ]; then
+        echo "nas: no disk carries a system"
+        nas-installer start
     fi
     sleep 0.2
-    mdadm --assemble --scan --run --quiet 2>/dev/null
 done
+[ "$tries" -lt 100 ] || nas-installer stop
 # its neighbours on the same disk may have come a moment later than the root's partition
 mdadm --assemble --scan --run --quiet 2>/dev/null
-echo "nas: root is $device"
-mount -t ext4 -o ro "$device" /root
+echo "nas: root is /dev/md0"
 mount --move /dev /root/dev
 mount --move /proc /root/proc
 mount --move /sys /root/sys
