@@ -9,13 +9,13 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from onebay.base.error import ToolFailed, ToolMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
     from typing import IO
 
 # Debian keeps file system and partition tools where an ordinary user's PATH does not look.
@@ -115,17 +115,15 @@ def spawn(
     """Start a program that goes on beside us; what it prints goes to `log` or nowhere. The caller ends it."""
     args = [str(arg) for arg in argv]
     args[0] = require(args[0])
-    if log is None:
+    # in a session of its own: Ctrl-C at the terminal is for us, who end it in good order
+    with (log or Path(os.devnull)).open("ab") as sink:
         return subprocess.Popen(
             args,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
             env=environment(env),
-        )
-    with log.open("ab") as sink:
-        return subprocess.Popen(
-            args, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment(env)
+            start_new_session=True,
         )
 
 

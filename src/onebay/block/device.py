@@ -53,6 +53,7 @@ class DeviceVolume(FileVolume):
         self.size = ioctl.device_size(self.fd)
         self.sector_size = ioctl.device_sector_size(self.fd)
         self.identity = identity(number)
+        self.rotating = rotating(number)
         self.sequence = sequence(number)
 
     def busy(self) -> str | None:
@@ -102,6 +103,15 @@ def is_device(path: Path) -> bool:
     """Whether `path` is a block device; False where it does not exist."""
     try:
         return stat.S_ISBLK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def rotating(number: int) -> bool:
+    """Whether the disk with device number `number` says that it turns."""
+    place = SYS / f"{os.major(number)}:{os.minor(number)}" / "queue/rotational"
+    try:
+        return place.read_text("ascii").strip() == "1"
     except OSError:
         return False
 

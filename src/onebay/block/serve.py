@@ -1,7 +1,8 @@
-"""Serve a volume to the field's own tools over the NBD protocol, for reading, within a `with` block.
+"""Serve a volume to the field's own tools over the NBD protocol within a `with` block.
 
-So qemu-img writes its formats straight from what we compute, with no copy in between. One connection after
-the other is served, by one thread, which alone reads the volume. Source: the NBD project's doc/proto.md.
+So qemu-img writes its formats straight from what we compute, with no copy in between, and a virtual machine
+writes to a view of a disk that is in our memory. One connection after the other is served, by one thread,
+which alone uses the volume. Source: the NBD project's doc/proto.md.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from onebay.block.nbd import (
     CHUNK_HEAD,
     CHUNK_MAGIC,
     CMD_DISCONNECT,
+    CMD_FLUSH,
     CMD_READ,
     CMD_STATUS,
+    CMD_WRITE,
     CONTEXT,
     DONE,
     FIXED_NEWSTYLE,
@@ -44,9 +47,11 @@ from onebay.block.nbd import (
     REP_META,
     REPLY_DATA,
     REPLY_ERROR,
+    REPLY_NONE,
     REPLY_STATUS,
     REQUEST,
     REQUEST_MAGIC,
+    SEND_FLUSH,
     STATE_HOLE,
     STATE_ZERO,
 )
@@ -67,10 +72,15 @@ UNSUPPORTED = REP_ERROR | 1
 
 
 class Server(Listener):
-    """Serves `volume` at the socket `path`; `failure` is what reading raised, `moved` is told how far."""
+    """Serves `volume` at the socket `path`; `failure` is what using it raised, `moved` is told how far.
 
-    def __init__(self, volume: Volume, path: Path, moved: Callable[[int], None]) -> None:
-        self.volume, self.moved = volume, moved
+    Only where it is `writable` the other side may write.
+    """
+
+    def __init__(
+        self, volume: Volume, path: Path, moved: Callable[[int], None] | None, *, writable: bool = False
+    ) -> None:
+        self.volume, self.moved, self.writable = volume, moved, writable
         self.failure: Error | None = None
         self.ahead: list[tuple[int, int, int]] = []
         super().__init__(path)
@@ -99,7 +109,8 @@ class Server(Listener):
     def option(self, number: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield the answers to one option."""
         if number in (OPT_GO, OPT_INFO):
-            yield REP_INFO, struct.pack(">HQH", INFO_EXPORT, self.volume.size, HAS_FLAGS | READ_ONLY)
+            flags = HAS_FLAGS | (SEND_FLUSH if self.writable else READ_ONLY)
+            yield REP_INFO, struct.pack(">HQH", INFO_EXPORT, self.volume.size, flags)
             yield REP_INFO, struct.pack(">HIII", INFO_BLOCK_SIZE, 1, 4096, MAX_REQUEST)
         elif number == OPT_META:
             if CONTEXT in data:
@@ -116,22 +127,37 @@ class Server(Listener):
             raise GoneError
         if command == CMD_DISCONNECT:
             return False
-        code = EINVAL
-        kind, body = REPLY_ERROR | 1, b""
-        if 0 < size <= self.volume.size - at and (size <= MAX_REQUEST or command == CMD_STATUS):
-            try:
-                if command == CMD_READ:
-                    kind, body = REPLY_DATA, struct.pack(">Q", at) + self.volume.read(at, size)
-                    self.moved(at + size)
-                elif command == CMD_STATUS:
-                    pieces = self.status(at, size, one=bool(flags & REQ_ONE))
-                    kind, body = REPLY_STATUS, struct.pack(">I", 1) + pieces
-            except Error as error:
-                self.failure, code = error, EIO
-        if kind & REPLY_ERROR:
-            body = struct.pack(">IH", code, 0)
+        data = b""
+        if command == CMD_WRITE:
+            if size > MAX_REQUEST:
+                raise GoneError
+            data = take(port, size)
+        try:
+            kind, body = self.done(command, at, size, data, one=bool(flags & REQ_ONE))
+        except Error as error:
+            self.failure = error
+            kind, body = REPLY_ERROR | 1, struct.pack(">IH", EIO, 0)
         port.sendall(CHUNK_HEAD.pack(CHUNK_MAGIC, DONE, kind, handle, len(body)) + body)
         return True
+
+    def done(self, command: int, at: int, size: int, data: bytes, *, one: bool) -> tuple[int, bytes]:
+        """Do what is asked and return the answer's kind and content; raises what the volume raises."""
+        if self.writable and command == CMD_FLUSH:
+            self.volume.flush()
+            return REPLY_NONE, b""
+        if 0 < size <= self.volume.size - at:
+            if command == CMD_STATUS:
+                return REPLY_STATUS, struct.pack(">I", 1) + self.status(at, size, one=one)
+            if command == CMD_READ and size <= MAX_REQUEST:
+                content = self.volume.read(at, size)
+                if self.moved is not None:
+                    self.moved(at + size)
+                return REPLY_DATA, struct.pack(">Q", at) + content
+            if self.writable and command == CMD_WRITE:
+                self.volume.write(at, data)
+                self.ahead = []
+                return REPLY_NONE, b""
+        return REPLY_ERROR | 1, struct.pack(">IH", EINVAL, 0)
 
     def status(self, at: int, size: int, *, one: bool) -> bytes:
         """Return what of the next bytes is a hole, for up to 256 MiB and 1024 pieces; with `one` the first.
@@ -166,22 +192,24 @@ class Server(Listener):
 
 def take(port: socket.socket, size: int) -> bytes:
     """Return exactly `size` bytes; raises GoneError where the connection ends."""
-    data = b""
+    data = bytearray()
     while len(data) < size:
-        more = port.recv(size - len(data))
+        more = port.recv(min(size - len(data), 1 << 20))
         if not more:
             raise GoneError
         data += more
-    return data
+    return bytes(data)
 
 
 @contextlib.contextmanager
-def serving(volume: Volume, path: Path, moved: Callable[[int], None]) -> Iterator[Server]:
-    """Serve `volume` at `path` inside the block; raises afterwards what reading the volume raised.
+def serving(
+    volume: Volume, path: Path, moved: Callable[[int], None] | None = None, *, writable: bool = False
+) -> Iterator[Server]:
+    """Serve `volume` at `path` inside the block; raises afterwards what using the volume raised.
 
     `moved` is called with the byte up to which was read, by the serving thread.
     """
-    server = Server(volume, path, moved)
+    server = Server(volume, path, moved, writable=writable)
     try:
         yield server
     except Error as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import Popen
 
+VNC_PORT = 5900
 Bus = Literal["virtio", "sata", "nvme", "usb"]
 Accel = Literal["kvm", "tcg"]
 
@@ -32,7 +33,9 @@ Accel = Literal["kvm", "tcg"]
 class Drive:
     """A disk of a virtual machine; a smaller `boot_index` is tried earlier, None is never booted from.
 
-    Of a disk that is `kept`, a flush of the guest reaches the medium.
+    Of a disk that is `kept`, a flush of the guest reaches the medium, and the guest is told where that is
+    full. `served` says that `path` is a socket where an NBD server offers the disk. `rotation` is in turns a
+    minute, 1 for a disk that does not turn; only sata tells the guest.
     """
 
     path: Path
@@ -42,6 +45,17 @@ class Drive:
     readonly: bool = False
     boot_index: int | None = None
     kept: bool = False
+    served: bool = False
+    serial: str = ""
+    rotation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """A screen over VNC on the host's loopback: its TCP port, from 5900 on, and a file with the password."""
+
+    port: int
+    secret: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,8 @@ class Machine:
     `firmware` are the OVMF code and variables for UEFI, None for SeaBIOS; `share` is a folder given to the
     guest over 9p under the tag "share"; `kernel` and `initrd` bypass the firmware's choice of a disk.
     `forwards` are pairs of a TCP port on the host's loopback and one of the guest; without any there is no
-    network, and with some the guest can still call nobody.
+    network, and with some the guest can still call nobody unless it is `online`. `cpu`, `nic` and `mac` are
+    in QEMU's words. A machine ends where its system restarts, unless it may `restart`.
     """
 
     drives: tuple[Drive, ...]
@@ -72,6 +87,12 @@ class Machine:
     cmdline: str = ""
     share: Path | None = None
     forwards: tuple[tuple[int, int], ...] = ()
+    online: bool = False
+    cpu: str = ""
+    nic: str = "virtio-net-pci"
+    mac: str = ""
+    restart: bool = False
+    screen: Screen | None = None
     sticks: tuple[Stick, ...] = ()
 
 
@@ -123,10 +144,13 @@ def drive_argv(drive: Drive, number: int) -> list[str]:
         "usb": "usb-storage",
     }[drive.bus]
     index = "" if drive.boot_index is None else f",bootindex={drive.boot_index}"
-    options = f"if=none,id=d{number},file={comma(drive.path)},format={drive.format}"
-    options += ",cache=writeback" if drive.kept else ",cache=unsafe"
+    place = f"{'nbd:unix:' if drive.served else ''}{comma(drive.path)}"
+    options = f"if=none,id=d{number},file={place},format={drive.format}"
+    options += ",cache=writeback,werror=report" if drive.kept else ",cache=unsafe"
     options += ",readonly=on" if drive.readonly else ",discard=unmap,detect-zeroes=unmap"
-    return ["-drive", options, "-device", f"{device},drive=d{number},serial=onebay{number}{sectors}{index}"]
+    serial = (drive.serial or f"onebay{number}").replace(",", ",,")
+    turns = f",rotation_rate={drive.rotation}" if drive.rotation and drive.bus == "sata" else ""
+    return ["-drive", options, "-device", f"{device},drive=d{number},serial={serial}{sectors}{turns}{index}"]
 
 
 def stick_argv(stick: Stick, number: int) -> list[str]:
@@ -136,21 +160,49 @@ def stick_argv(stick: Stick, number: int) -> list[str]:
     return ["-chardev", chardev, "-device", f"usb-redir,chardev=u{number}{index}"]
 
 
-def network_argv(forwards: Sequence[tuple[int, int]]) -> list[str]:
+def network_argv(machine: Machine) -> list[str]:
     """Return the options for a network that only lets forwarded connections in."""
-    if not forwards:
+    if not machine.forwards and not machine.online:
         return []
-    rules = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in forwards)
-    # without its ROM the card offers the firmware nothing to boot from
-    return ["-netdev", f"user,id=n0,restrict=on{rules}", "-device", "virtio-net-pci,netdev=n0,romfile="]
+    rules = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in machine.forwards)
+    mac = f",mac={machine.mac}" if machine.mac else ""
+    return [
+        "-netdev",
+        f"user,id=n0,restrict={'off' if machine.online else 'on'}{rules}",
+        "-device",
+        # without its ROM the card offers the firmware nothing to boot from
+        f"{machine.nic},netdev=n0,romfile={mac}",
+    ]
+
+
+def screen_argv(screen: Screen | None) -> list[str]:
+    """Return the options for a screen and a keyboard, or for none."""
+    if screen is None:
+        return ["-display", "none"]
+    return [
+        "-object",
+        f"secret,id=vnc,file={comma(screen.secret)}",
+        "-vnc",
+        f"127.0.0.1:{screen.port - VNC_PORT},password-secret=vnc",
+        "-device",
+        "VGA",
+    ]
 
 
 def machine_argv(machine: Machine, *, serial: Path, socket: Path, monitor: Path) -> list[str]:
     """Return the whole command; the serial port is logged to `serial` and offered at `socket`."""
-    argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    argv += ["-machine", "q35,graphics=off", "-m", str(machine.memory_mb), "-smp", str(machine.cpus)]
+    argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", *screen_argv(machine.screen)]
+    argv += [] if machine.restart else ["-no-reboot"]
+    # without a screen, SeaBIOS speaks on the serial port
+    argv += ["-machine", "q35" if machine.screen else "q35,graphics=off"]
+    argv += ["-m", str(machine.memory_mb), "-smp", str(machine.cpus)]
     kvm = machine.accel == "kvm"
-    argv += ["-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "max"]
+    argv += [
+        "-accel",
+        "kvm" if kvm else "tcg,thread=multi",
+        "-cpu",
+        machine.cpu or ("host" if kvm else "max"),
+    ]
     argv += ["-chardev", f"socket,id=s0,path={comma(socket)},server=on,wait=off,logfile={comma(serial)}"]
     argv += ["-serial", "chardev:s0", "-qmp", f"unix:{comma(monitor)},server=on,wait=off"]
     if machine.firmware:
@@ -164,7 +216,7 @@ def machine_argv(machine: Machine, *, serial: Path, socket: Path, monitor: Path)
     if machine.share:
         options = "mount_tag=share,security_model=none,multidevs=remap"
         argv += ["-virtfs", f"local,path={comma(machine.share)},{options}"]
-    argv += ["-device", "virtio-rng-pci", *network_argv(machine.forwards)]
+    argv += ["-device", "virtio-rng-pci", *network_argv(machine)]
     if machine.sticks or any(drive.bus == "usb" for drive in machine.drives):
         argv += ["-device", "qemu-xhci"]
     for number, drive in enumerate(machine.drives):
@@ -228,8 +280,17 @@ class Running:
     def power_button(self) -> None:
         """Press the power button once; a system that listens to it shuts down. Nothing where it is off.
 
-        Raises ToolFailed where QEMU does not answer within 10 s (docs/interop/qmp-spec.rst of QEMU).
+        Raises ToolFailed where QEMU does not answer within 10 s.
         """
+        self.command("system_powerdown")
+
+    def quit(self) -> None:
+        """End the machine as by a power cut, but with all that it had written to its disks there."""
+        self.command("quit")
+        self.off(10)
+
+    def command(self, name: str) -> None:
+        """Give QEMU a command (docs/interop/qmp-spec.rst of QEMU); nothing where it has ended."""
         if self.ended():
             return
         try:
@@ -238,7 +299,7 @@ class Running:
                 port.connect(str(self.monitor))
                 with port.makefile("rwb") as talk:
                     talk.readline()  # the greeting
-                    for command in ("qmp_capabilities", "system_powerdown"):
+                    for command in ("qmp_capabilities", name):
                         talk.write(json.dumps({"execute": command}).encode() + b"\n")
                         talk.flush()
                         talk.readline()
