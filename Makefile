@@ -22,7 +22,9 @@ test: setup ## minutes: what CI runs
 crash: setup ## 20 minutes: power cuts after every sector of fold, grow, restore and repair, replayed
 	ONEBAY_CRASH=1 $(PYTEST) -q tests/crash
 
-vm: setup ## the whole boot matrix: layouts x firmware x buses
+vm: setup ## hours: the boot matrix (layouts x firmware x buses), installations, storage manager, generic disks
+	@scripts/setup chromium
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[browser]'
 	$(PYTEST) -q -m vm --matrix tests/vm
 
 fuzz: setup ## MINUTES=30 [TARGET=ext]: look for input that breaks a parser (docs/testing.md)
