@@ -102,7 +102,9 @@ def test_boot_disk_that_does_not_boot(boot: Path, tmp_path: Path, cache: Path) -
     """The console's last words are told, everything is kept, and another boot disk is not taken for it."""
     new = tmp_path / "new.img"
     options = ("--output", new, "--size", "1G", "--cache", cache)
-    said = onebay("install", "--boot", boot, *options, status=8).stderr
+    shown = onebay("install", "--boot", boot, *options, "--console", status=8)
+    assert "SeaBIOS" in shown.stdout
+    said = shown.stderr
     assert "the boot disk does not look as if it boots under bios" in said
     assert "the machine starts again and again" in said
     assert "its console last said" in said

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
-import socket
-import sys
-import termios
-import time
-import tty
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onebay.base.error import ToolFailed
 from onebay.block import open_disk
 from onebay.cli.options import PATH, confirm, yes_option
 from onebay.cli.progress import events_option, renderer
 from onebay.machine import boot as machine
+from onebay.machine.console import joined
 from onebay.machine.qemu import image_format
 from onebay.machine.worker import accel
 from onebay.ops.journal import refuse_pending
@@ -31,9 +24,7 @@ if TYPE_CHECKING:
 
     from onebay.machine.qemu import Bus, Running
 
-QUIT = b"\x1d"  # Ctrl-], as telnet and virsh have it
 MAX_PORT = 65535
-START_SECONDS = 30
 
 cache_option = click.option(
     "--cache",
@@ -151,66 +142,13 @@ def console(guest: Running, *, write: bool) -> None:
 
     Where the machine may `write`, the first Ctrl-] presses its power button, and only the second ends it.
     """
-    with serial_port(guest) as port, raw_terminal() as keyboard:
-        while True:
-            ready, _, _ = select.select([port.fileno(), *keyboard], [], [], 1)
-            if port.fileno() in ready:
-                data = received(port)
-                if not data:
-                    guest.off(5)
-                    guest.refuse_failure()
+    with joined(guest) as terminal:
+        while not terminal.over:
+            if terminal.pass_on(1):
+                if not write:
                     return
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
-            for number in keyboard:
-                if number in ready:
-                    typed = os.read(number, 1024)
-                    if write and QUIT in typed:
-                        click.echo(
-                            "\r\nthe power button is pressed; Ctrl-] again ends the machine\r", err=True
-                        )
-                        guest.power_button()
-                        write = False
-                        continue
-                    if QUIT in typed or not typed:
-                        return
-                    port.sendall(typed)
-
-
-def received(port: socket.socket) -> bytes:
-    """Return what came, or nothing where the other end is gone."""
-    try:
-        return port.recv(65536)
-    except ConnectionError:
-        return b""
-
-
-def serial_port(guest: Running) -> socket.socket:
-    """Connect to the machine's serial port as soon as QEMU listens; raises ToolFailed where it never does."""
-    port = socket.socket(socket.AF_UNIX)
-    while True:
-        try:
-            port.connect(str(guest.socket))
-        except (FileNotFoundError, ConnectionError) as error:  # it is bound before it listens
-            if guest.ended() or guest.seconds() > START_SECONDS:
-                port.close()
-                said = guest.messages.read_text("utf-8", "replace").strip()
-                raise ToolFailed(f"qemu did not start: {said}") from error
-            time.sleep(0.05)
-        else:
-            return port
-
-
-@contextlib.contextmanager
-def raw_terminal() -> Iterator[list[int]]:
-    """Pass every key on as it is typed; gives the keyboard's file number, or none without a terminal."""
-    if not sys.stdin.isatty():
-        yield []
-        return
-    number = sys.stdin.fileno()
-    before = termios.tcgetattr(number)
-    try:
-        tty.setraw(number)
-        yield [number]
-    finally:
-        termios.tcsetattr(number, termios.TCSADRAIN, before)
+                click.echo("\r\nthe power button is pressed; Ctrl-] again ends the machine\r", err=True)
+                guest.power_button()
+                write = False
+        guest.off(5)
+        guest.refuse_failure()

@@ -130,6 +130,7 @@ def setup_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--payload", type=PATH, help="The package to install, where the installer is a known one.")
 @click.option("--volume", type=click.Choice(KINDS), help="With --payload: the volume to make afterwards.")
 @setup_options
+@click.option("--console", is_flag=True, help="Let this terminal be the installer's serial console.")
 @click.option("--timeout", type=float, default=7200, show_default=True, help="Seconds for the installer.")
 @click.option("--expect", default="login:", show_default=True, help="What the system says once it runs.")
 @click.option("--capture", "image", type=PATH, metavar="IMAGE", help="Capture the finished disk to IMAGE.")
@@ -146,6 +147,7 @@ def command(
     payload: Path | None,
     volume: str | None,
     setup: machine.Setup,
+    console: bool,
     timeout: float,
     expect: str,
     image: Path | None,
@@ -184,7 +186,7 @@ def command(
         work = Installation(unfinished, disk, unfinished.view(source), setup, report)
         with on_failure(unfinished.state, str(target)), work.keeping():
             if unfinished.phase == "installing":
-                work.install(errand(payload, volume) if payload else None, timeout)
+                work.install(errand(payload, volume) if payload else None, timeout, terminal=console)
                 unfinished.note(source, "installed")
             work.fold()
             work.try_alone(expect, min(timeout, ALONE_SECONDS))

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from onebay.base.event import Noted, Warned
 from onebay.base.step import Copy
 from onebay.block import FileVolume, open_disk
 from onebay.machine.boot import DEAD_ENDS, Setup, boot_setup
+from onebay.machine.console import joined
 from onebay.machine.install import Setup as InstallSetup
 from onebay.machine.install import Watcher, has_system, installing
 from onebay.machine.qemu import last_lines
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
 
     from onebay.base.event import Report
     from onebay.block import Overlay
+    from onebay.machine.console import Console
     from onebay.machine.install import Screen
     from onebay.machine.qemu import Running
     from onebay.machine.unfinished import Unfinished
 
-LOOK_SECONDS = 3.0
+LOOK_SECONDS, TICK = 3.0, 0.2
 # What SeaBIOS says at each start, and how many of them without a trace on the data disk are too many.
 BANNER, STARTS = "SeaBIOS (version", 5
 SHUTDOWN_SECONDS = 300.0
@@ -74,8 +76,10 @@ class Installation:
             except (Error, OSError) as error:
                 self.report(Warned(f"what the installer wrote to the boot disk could not be kept: {error}"))
 
-    def install(self, errand: Errand | None, timeout: float) -> None:
+    def install(self, errand: Errand | None, timeout: float, *, terminal: bool) -> None:
         """Let the installer work until its machine is off, the errand is done, or the user says so.
+
+        Its serial console is this `terminal` where that is asked for.
 
         Raises ToolFailed where the boot disk does not boot or `timeout` seconds are over, Incomplete where
         there is no system on the disk afterwards, and what the errand raises.
@@ -87,13 +91,14 @@ class Installation:
             ThreadPoolExecutor(1) as beside,
             installing(self.view, self.disk, self.setup, serial=self.unfinished.serial) as (guest, screen),
         ):
-            self.tell(screen, alone=errand is not None)
+            self.tell(screen, alone=errand is not None, terminal=terminal)
             job = None
             if errand is not None:
                 port = self.setup.forwards[0][0]
                 job = beside.submit(errand, port, lambda text: self.report(Noted(text, "installer")), stop)
             try:
-                self.watch(guest, job, timeout)
+                with joined(guest) if terminal else nullcontext() as console:
+                    self.watch(guest, job, console, timeout)
                 shut_down(guest, SHUTDOWN_SECONDS, self.report)
             except KeyboardInterrupt:
                 self.report(Noted("the power button is pressed; Ctrl-C again ends the machine at once"))
@@ -113,7 +118,7 @@ class Installation:
             text = f"the boot disk does not look as if it boots under {firmware}"
             self.report(Warned(f"{text} ({why})" if why else text))
 
-    def tell(self, screen: Screen | None, *, alone: bool) -> None:
+    def tell(self, screen: Screen | None, *, alone: bool, terminal: bool) -> None:
         """Say where the installer can be reached."""
         for host, guest in self.setup.forwards:
             self.report(Noted(f"http://127.0.0.1:{host}/ leads to port {guest} of the installer"))
@@ -122,9 +127,12 @@ class Installation:
         self.report(Noted(f"its serial console is kept in {self.unfinished.serial}"))
         if not alone:
             how = "or press Enter here" if sys.stdin.isatty() else "or interrupt this"
+            how = "or press Ctrl-]" if terminal else how
             self.report(Noted(f"install, and when the system is finished shut it down there, {how}"))
 
-    def watch(self, guest: Running, job: Future[None] | None, timeout: float) -> None:
+    def watch(
+        self, guest: Running, job: Future[None] | None, console: Console | None, timeout: float
+    ) -> None:
         """Tell what happens until it is over; raises ToolFailed, and what the job raised."""
         watcher = Watcher(self.path, self.disk.sector_size, self.report)
         looked = 0.0
@@ -132,13 +140,12 @@ class Installation:
             if job is not None and job.done():
                 job.result()
                 return
-            if job is None and entered():
+            if finished(console) and job is None:
                 return
             if guest.seconds() - looked > LOOK_SECONDS:
                 watcher.look()
                 looked = guest.seconds()
                 self.refuse_stuck(guest, watcher, timeout)
-            time.sleep(0.2)
         guest.refuse_failure()
         if job is not None:
             raise ToolFailed(f"the machine went off: {last_lines(guest.output())}", volume=str(self.path))
@@ -189,12 +196,17 @@ class Installation:
             boot_setup(self.path, setup, expect=expect, timeout=timeout, log=log, report=self.report)
 
 
-def entered() -> bool:
-    """Whether the user pressed Enter; never where nobody sits there."""
-    if not sys.stdin.isatty() or not select.select([sys.stdin], [], [], 0)[0]:
+def finished(console: Console | None) -> bool:
+    """Wait a moment; returns whether the user pressed Enter, or Ctrl-] where the terminal is the console."""
+    if console is not None and not console.over:
+        return console.pass_on(TICK)
+    if console is not None or not sys.stdin.isatty():
+        time.sleep(TICK)
         return False
-    sys.stdin.readline()
-    return True
+    if select.select([sys.stdin], [], [], TICK)[0]:
+        sys.stdin.readline()
+        return True
+    return False
 
 
 def shut_down(guest: Running, seconds: float, report: Report) -> None:
