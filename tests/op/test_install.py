@@ -45,6 +45,18 @@ def boot(tmp_path: Path) -> Path:
     return path
 
 
+# int 0x10-free machine code: turn the machine off through the ACPI port of a q35 (0x604 <- 0x2000), which the
+# firmware has set up
+OFF = b"\xba\x04\x06\xb8\x00\x20\xef\xf4"
+
+
+def turns_off(boot: Path) -> Path:
+    """Let the boot disk turn the machine off at once."""
+    with boot.open("r+b") as file:
+        file.write(OFF)
+    return boot
+
+
 def refused(boot: Path, *options: str | Path, text: str, status: int = 3) -> str:
     """Nothing is made where the command is refused."""
     before = sorted(boot.parent.iterdir())
@@ -61,6 +73,18 @@ def test_usage(boot: Path, tmp_path: Path) -> None:
     refused(boot, *new, text="give either --output and --size, or --data", status=2)
     refused(boot, *new, "--size", "1G", "--volume", "basic-ext4", text="goes with --payload", status=2)
     refused(boot, *new, "--size", "1G", "--capture", tmp_path / "x.img", text="must end in", status=2)
+    same = ("--output", tmp_path / "a.raw.zst", "--size", "1G", "--capture", tmp_path / "a.raw.zst")
+    refused(boot, *same, text="a place of its own", status=2)
+    for wrong in (
+        ("--expect", ""),
+        ("--timeout", "nan"),
+        ("--memory", "0"),
+        ("--mac", "zz"),
+        ("--usb-id", "x"),
+    ):
+        refused(boot, *new, "--size", "1G", *wrong, text="", status=2)
+    sectors = ("--sector-size", "4096", "--data-bus", "sata")
+    refused(boot, *new, "--size", "1G", *sectors, text="sectors of 4096 bytes on sata", status=4)
 
 
 def test_what_is_there_already(boot: Path, tmp_path: Path) -> None:
@@ -82,8 +106,10 @@ def test_data_on_the_disk_is_shown(boot: Path, tmp_path: Path) -> None:
     subprocess.run(["mkfs.ext4", "-q", data], check=True)
     said = refused(boot, "--data", data, text="there is data on the disk")
     assert "ext4, 64 MiB" in said
-    other = tmp_path / "other.img"
-    other.write_bytes(bytes(5 * MIB) + b"\x01" + bytes(MIB - 1))
+    other = blank(tmp_path / "other.img", 300 * MIB)
+    with other.open("r+b") as file:
+        file.seek(150 * MIB)
+        file.write(b"\x01")
     assert "bytes of no format" in refused(boot, "--data", other, text="there is data on the disk")
 
 
@@ -117,9 +143,12 @@ def test_boot_disk_that_does_not_boot(boot: Path, tmp_path: Path, cache: Path) -
     assert "the installer was not done within 1 s, and has written nothing" in again
     other = blank(tmp_path / "other.img", 3 * MIB)
     said = onebay("install", "--boot", other, *options, status=3).stderr
-    assert "from another boot disk" in said
+    assert "with another boot was begun" in said
     said = onebay("install", "--boot", boot, "--output", new, "--size", "2G", status=3).stderr
-    assert "with another size" in said
+    assert "with another size was begun" in said
+    os.utime(boot, ns=(1, 1))
+    said = onebay("install", "--boot", boot, *options, status=3).stderr
+    assert "with another boot changed was begun" in said
 
 
 def test_interrupted(boot: Path, tmp_path: Path, cache: Path) -> None:
@@ -141,37 +170,139 @@ def test_interrupted(boot: Path, tmp_path: Path, cache: Path) -> None:
     assert said.rstrip().endswith("run the same command again to go on")
 
 
+def begun(tmp_path: Path, source: FileVolume) -> Unfinished:
+    found = Unfinished(tmp_path / "new.img", tmp_path / "new.img.install")
+    found.load()
+    found.begin(source, SIZE)
+    return found
+
+
 def test_changes_of_the_boot_disk_are_kept(boot: Path, tmp_path: Path) -> None:
     """They are saved beside the target and shown again; the boot disk is only read."""
     before = boot.read_bytes()
-    unfinished = Unfinished(tmp_path / "new.img")
-    with closing(FileVolume(boot)) as source:
-        unfinished.begin(source)
+    data = blank(tmp_path / "data.img")
+    with closing(FileVolume(boot)) as source, closing(FileVolume(data)) as disk:
+        unfinished = begun(tmp_path, source)
         view = unfinished.view(source)
-        unfinished.save(view)
+        unfinished.save(view, disk)
         assert not unfinished.boot.exists()
         view.write(3 * MIB, b"an installer wrote this")
-        unfinished.save(view)
-        again = Unfinished(tmp_path / "new.img")
-        again.begin(source)
-        shown = again.view(source)
+        unfinished.save(view, disk)
+        shown = begun(tmp_path, source).view(source)
         assert shown.read(3 * MIB, 23) == b"an installer wrote this"
         assert shown.read(0, MIB) == before[:MIB]
         assert shown.name == source.name
         shown.write(0, b"and more")
-        again.save(shown)
+        begun(tmp_path, source).save(shown, disk)
+        again = begun(tmp_path, source)
         assert again.view(source).read(3 * MIB, 23) == b"an installer wrote this"
         assert again.view(source).read(0, 8) == b"and more"
+        # without what the installer wrote, nothing goes on
+        with again.boot.open("r+b") as file:
+            file.write(b"lost")
+        with pytest.raises(Damaged, match="as the installer left it is gone"):
+            begun(tmp_path, source)
     assert boot.read_bytes() == before
 
 
-def test_unfinished_that_cannot_be_understood(boot: Path, tmp_path: Path) -> None:
-    unfinished = Unfinished(tmp_path / "new.img")
-    unfinished.folder.mkdir()
-    unfinished.about.write_text("{}")
-    with closing(FileVolume(boot)) as source, pytest.raises(Damaged) as caught:
-        unfinished.begin(source)
-    assert "begin anew" in str(caught.value.hint)
+def test_a_run_that_was_killed_is_not_gone_on_from(boot: Path, tmp_path: Path, cache: Path) -> None:
+    """What the installer wrote to the boot disk was in memory; and the machine does not outlive us."""
+    argv = ["install", "--boot", boot, "--output", tmp_path / "new.img", "--size", "1G", "--firmware", "uefi"]
+    command = [sys.executable, "-m", "onebay", *map(str, argv), "--cache", str(cache)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        qemu = machine_of(process, tmp_path)
+        process.kill()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{qemu}").exists() and b"qemu" in Path(f"/proc/{qemu}/cmdline").read_bytes():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    said = onebay(*argv, "--cache", cache, status=3).stderr
+    assert "the last run was killed" in said
+    assert f"remove {tmp_path / 'new.img.install'} to begin anew" in said
+
+
+def machine_of(process: subprocess.Popen[bytes], folder: Path) -> int:
+    """Wait until the machine says something, and return its number."""
+    serial = folder / "new.img.install" / "serial.log"
+    end = time.monotonic() + 120
+    while not (serial.exists() and serial.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (found,) = [int(n) for n in children if b"qemu" in Path(f"/proc/{n}/cmdline").read_bytes()]
+    return found
+
+
+def test_another_disk_of_the_same_name(boot: Path, tmp_path: Path, cache: Path) -> None:
+    """What was allowed for one disk is not for another, nor for the same one once it was used otherwise."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+    data = blank(first / "disk.img")
+    onebay("install", "--boot", boot, "--data", data, "--cache", cache, status=8)
+    photos = blank(second / "disk.img")
+    subprocess.run(["mkfs.ext4", "-q", "-L", "PHOTOS", photos], check=True)
+    (first / "disk.img.install").rename(second / "disk.img.install")
+    assert (
+        "there is data"
+        in onebay("install", "--boot", boot, "--data", photos, "--cache", cache, status=3).stderr
+    )
+    (second / "disk.img.install").rename(first / "disk.img.install")
+    assert (
+        "going on from"
+        in onebay("install", "--boot", boot, "--data", data, "--cache", cache, status=8).stderr
+    )
+    subprocess.run(["mkfs.ext4", "-q", data], check=True)
+    assert (
+        "there is data"
+        in onebay("install", "--boot", boot, "--data", data, "--cache", cache, status=3).stderr
+    )
+
+
+def test_boot_disk_and_target_are_one(boot: Path, tmp_path: Path) -> None:
+    link, over = tmp_path / "link.img", tmp_path / "over.qcow2"
+    link.symlink_to(boot)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", boot, over], check=True)
+    for first in (boot, link, over):
+        options = ("--data", boot, "--yes", "--allow-backing")
+        said = onebay("install", "--boot", first, *options, status=3).stderr
+        assert "are one" in said
+        assert "nothing was written" in said
+
+
+def test_nothing_was_installed(boot: Path, tmp_path: Path, cache: Path) -> None:
+    """A system that was there before is no installation, and a page that was not asked for is none either."""
+    data = blank(tmp_path / "data.img")
+    subprocess.run(["mkfs.ext4", "-q", "-N", "2000", data], check=True)
+    names = "".join(f"write /dev/null file{number}\n" for number in range(600))
+    subprocess.run(
+        ["debugfs", "-w", "-f", "/dev/stdin", data], input=names.encode(), check=True, capture_output=True
+    )
+    options = ("--data", data, "--yes", "--expect", "B", "--cache", cache)
+    said = onebay("install", "--boot", turns_off(boot), *options, status=6).stderr
+    assert "nothing was installed" in said
+    run = pages.errand(tmp_path / "nas.pat", None, uploaded=False, when_uploaded=lambda: None)
+    with site(pages.MANAGER) as page, pytest.raises(Refused, match="installed already"):
+        run(page.port, lambda _: None, Event())
+
+
+def test_folders_that_are_not_ours(boot: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new.img.install"
+    folder.mkdir()
+    (folder / "photo.jpg").write_bytes(b"a photo")
+    new = ("--output", tmp_path / "new.img", "--size", "1G")
+    refused(boot, *new, text="the folder holds something else")
+    assert (folder / "photo.jpg").read_bytes() == b"a photo"
+    (folder / "photo.jpg").unlink()
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    refused(boot, *new, text="is no folder")
+    folder.unlink()
+    folder.mkdir()
+    (folder / "about.json").write_text("{}")
+    refused(boot, *new, text="not to be understood", status=5)
 
 
 def test_qemu_writes_to_the_view(boot: Path, tmp_path: Path) -> None:
@@ -245,8 +376,9 @@ def test_what_the_installer_says(status: int, kind: type[Exception], tmp_path: P
 
 def test_a_page_that_is_not_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pages, "STRANGE", 0)
+    run = pages.errand(tmp_path / "nas.pat", None, uploaded=False, when_uploaded=lambda: None)
     with site("Another appliance") as page, pytest.raises(Unsupported, match="none that is known"):
-        pages.errand(tmp_path / "nas.pat", None)(page.port, lambda _: None, Event())
+        run(page.port, lambda _: None, Event())
     assert pages.Page(page.port).title() is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import shutil
 from contextlib import ExitStack, closing
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onebay.base.error import Refused
-from onebay.base.event import Noted
+from onebay.base.error import Refused, Unsupported
 from onebay.block import DeviceVolume, is_device, open_disk
 from onebay.cli.boot import cache_option, parse_forwards
 from onebay.cli.fold import open_unused
@@ -30,10 +30,11 @@ from onebay.ops.run import on_failure
 from onebay.sample.page import GUEST_PORT, KINDS, errand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from onebay.block import FileVolume, Reading
+    from onebay.block import FileVolume, Reading, Volume
     from onebay.machine.boot import Firmware
+    from onebay.machine.installation import Errand
     from onebay.machine.qemu import Bus
 
 ALONE_SECONDS = 1200.0  # for the finished disk to say what is expected
@@ -56,6 +57,13 @@ def parse_usb_id(ctx: click.Context, param: click.Parameter, value: str) -> tupl
     return int(match[1], 16), int(match[2], 16)
 
 
+def parse_mac(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+    """Return a MAC address as QEMU takes it, or nothing."""
+    if value and not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", value):
+        raise click.BadParameter(f"{value!r} is no MAC address; write for example 52:54:00:12:34:56")
+    return value
+
+
 def setup_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options of the virtual machine; the function gets them as `setup`, without an accelerator."""
 
@@ -70,11 +78,11 @@ def setup_options(function: Callable[..., None]) -> Callable[..., None]:
         help="What the boot disk on usb says it is.",
     )
     @click.option("--data-bus", type=BUSES, help="Default: sata, or virtio for sectors of 4096 bytes.")
-    @click.option("--memory", type=int, default=1024, show_default=True, help="Memory in MiB.")
+    @click.option("--memory", type=click.IntRange(64), default=1024, show_default=True, help="Memory in MiB.")
     @click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True)
     @click.option("--cpu", default="", help="CPU model in QEMU's words.")
     @click.option("--nic", default="virtio-net-pci", show_default=True, help="Network card in QEMU's words.")
-    @click.option("--mac", default="", help="The card's address.")
+    @click.option("--mac", default="", callback=parse_mac, help="The card's address.")
     @click.option("--online", is_flag=True, help="Let the installer call out; otherwise it only is called.")
     @click.option(
         "--forward",
@@ -131,7 +139,15 @@ def setup_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--volume", type=click.Choice(KINDS), help="With --payload: the volume to make afterwards.")
 @setup_options
 @click.option("--console", is_flag=True, help="Let this terminal be the installer's serial console.")
-@click.option("--timeout", type=float, default=7200, show_default=True, help="Seconds for the installer.")
+@click.option(
+    "--install-again",
+    "again",
+    is_flag=True,
+    help="Back to the installer, where the last run held the system for installed.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(0), default=7200, show_default=True, help="Seconds for the installer."
+)
 @click.option("--expect", default="login:", show_default=True, help="What the system says once it runs.")
 @click.option("--capture", "image", type=PATH, metavar="IMAGE", help="Capture the finished disk to IMAGE.")
 @yes_option
@@ -148,6 +164,7 @@ def command(
     volume: str | None,
     setup: machine.Setup,
     console: bool,
+    again: bool,
     timeout: float,
     expect: str,
     image: Path | None,
@@ -166,79 +183,140 @@ def command(
         raise click.UsageError("give either --output and --size, or --data")
     if volume is not None and payload is None:
         raise click.UsageError("--volume goes with --payload")
-    check_image(image)
+    if not expect or not math.isfinite(timeout):
+        raise click.UsageError("--expect needs a text, --timeout a number of seconds")
+    target = output or data
+    assert target is not None
+    unfinished = Unfinished(target, folder_of(target))
+    check_image(image, (boot, target, *([payload] if payload else [])), unfinished)
     report = renderer(events=events)
     machine.refuse_little_memory(setup.memory_mb)
     if payload is not None:
         refuse_bad(read_payload(payload))
-    target = output or data
-    assert target is not None
-    unfinished = Unfinished(target if output else Path.cwd() / target.name)
+    unfinished.load()
     with ExitStack() as stack:
-        source = stack.enter_context(closing(open_unused(boot, reading)))
-        disk = stack.enter_context(closing(open_target(unfinished, target, size, int(sector_size))))
+        source, disk = open_both(stack, unfinished, boot, reading, size, int(sector_size), setup, yes=yes)
         warn_twins(disk, beside=(source,), report=report)
-        refuse_data(disk, unfinished, yes=yes)
-        if unfinished.begun:
-            report(Noted(f"going on from {unfinished.folder}"))
-        unfinished.begin(source)
         setup = replace(setup, accel=accel(cache, report=report))
         work = Installation(unfinished, disk, unfinished.view(source), setup, report)
         with on_failure(unfinished.state, str(target)), work.keeping():
-            if unfinished.phase == "installing":
-                work.install(errand(payload, volume) if payload else None, timeout, terminal=console)
-                unfinished.note(source, "installed")
+            if unfinished.installing or again:
+                work.install(errand_of(payload, volume, unfinished, again=again), timeout, terminal=console)
             work.fold()
             work.try_alone(expect, min(timeout, ALONE_SECONDS))
-        disk.settle()
-    unfinished.finish()
+            disk.settle()
+            unfinished.finish()
     remark(f"{target} boots by itself")
     if image is None:
         remark(f"to keep it as one file: onebay capture {target} NAME{SUFFIX}")
         return
-    with closing(open_disk(target)) as finished:
-        summary = capture(look(finished, report=report), image, report=report)
+    with on_failure(f"{target} is finished", str(image)), closing(open_disk(target)) as whole:
+        summary = capture(look(whole, report=report), image, report=report)
     remark(f"{image}: {human(summary.image_size)}")
 
 
-def check_image(image: Path | None) -> None:
+def open_both(
+    stack: ExitStack,
+    unfinished: Unfinished,
+    boot: Path,
+    reading: Reading,
+    size: int | None,
+    sector_size: int,
+    setup: machine.Setup,
+    *,
+    yes: bool,
+) -> tuple[Volume, FileVolume]:
+    """Open the boot disk and the target, a new one where a size is given; `stack` closes them.
+
+    Raises Refused where they cannot be used, or an earlier run was one with others.
+    """
+    target = unfinished.target
+    if size is not None:
+        refuse_target(target, size, sector_size, setup, unfinished)
+        source = stack.enter_context(closing(open_unused(boot, reading)))
+        go_on(unfinished, source, size)
+        return source, stack.enter_context(closing(unfinished.open_disk(size, sector_size)))
+    # the target first: what is one with it is then in use for whoever opens the boot disk
+    disk = stack.enter_context(closing(open_data(target, sector_size, setup)))
+    machine.refuse_same(boot, disk)
+    source = stack.enter_context(closing(open_unused(boot, reading)))
+    refuse_data(disk, unfinished, yes=yes)
+    go_on(unfinished, source, disk.size)
+    return source, disk
+
+
+def go_on(unfinished: Unfinished, source: Volume, size: int) -> None:
+    """Begin, or say from where it goes on."""
+    if unfinished.about is not None:
+        remark(f"going on from {unfinished.folder}")
+    unfinished.begin(source, size)
+
+
+def errand_of(
+    payload: Path | None, volume: str | None, unfinished: Unfinished, *, again: bool
+) -> Errand | None:
+    """Return what is done on the installer's page on the owner's behalf, None where that is the owner's."""
+    if payload is None:
+        return None
+    done = unfinished.uploaded and not again
+    return errand(payload, volume, uploaded=done, when_uploaded=unfinished.note_upload)
+
+
+def folder_of(target: Path) -> Path:
+    """Return the folder of an installation: beside a file, and for a device in the current folder."""
+    place = Path.cwd() if is_device(target) else target.parent
+    return place / f"{target.name}.install"
+
+
+def check_image(image: Path | None, others: Sequence[Path], unfinished: Unfinished) -> None:
     """Raise Refused or UsageError where the image could not be written, before hours go by."""
     if image is None:
         return
     if not image.name.endswith(SUFFIX):
         raise click.UsageError(f"IMAGE must end in {SUFFIX}")
     check_place(image)
+    place = image.resolve()
+    if place in [other.resolve() for other in others] or unfinished.folder.resolve() in place.parents:
+        raise click.UsageError("IMAGE needs a place of its own")
     if image.exists():
         raise Refused("exists already", volume=str(image), hint="another name")
 
 
-def open_target(unfinished: Unfinished, target: Path, size: int | None, sector_size: int) -> FileVolume:
-    """Open the disk to install on, a new one where a size is given, and hold it.
+def refuse_target(
+    target: Path, size: int, sector_size: int, setup: machine.Setup, unfinished: Unfinished
+) -> None:
+    """Raise Refused where the new disk cannot be made, or there is too little space."""
+    check_place(target)
+    if target.exists() or is_device(target):
+        raise Refused("exists already", volume=str(target))
+    setup.refuse_sectors(sector_size)
+    free = shutil.disk_usage(target.parent).free
+    if unfinished.about is None and free < min(size, LEAST_FREE):
+        raise Refused(
+            "too little space for the new disk",
+            volume=str(target.parent),
+            expected=human(min(size, LEAST_FREE)),
+            found=human(free),
+        )
 
-    Raises Refused where it is in use, or there is too little space.
-    """
-    if size is not None:
-        check_place(target)
-        if target.exists() or is_device(target):
-            raise Refused("exists already", volume=str(target))
-        free = shutil.disk_usage(target.parent).free
-        if not unfinished.begun and free < min(size, LEAST_FREE):
-            raise Refused(
-                "too little space for the new disk",
-                volume=str(target.parent),
-                expected=human(min(size, LEAST_FREE)),
-                found=human(free),
-            )
-        unfinished.folder.mkdir(exist_ok=True)
-        return unfinished.open_disk(size, sector_size)
-    return open_disk(target, writable=True, sector_size=None if is_device(target) else sector_size)
+
+def open_data(target: Path, sector_size: int, setup: machine.Setup) -> FileVolume:
+    """Open the disk to install on, and hold it; raises Refused where it is in use."""
+    disk = open_disk(target, writable=True, sector_size=None if is_device(target) else sector_size)
+    try:
+        setup.refuse_sectors(disk.sector_size)
+    except Unsupported:
+        disk.close()
+        raise
+    return disk
 
 
 def refuse_data(disk: FileVolume, unfinished: Unfinished, *, yes: bool) -> None:
-    """Raise Refused where there is something on a disk that an installer would write over."""
-    if unfinished.begun or unfinished.disk.exists():
-        return
-    found = machine.holds(disk)
+    """Raise Refused where there is something on a disk that an installer would write over.
+
+    What the last run left there is no reason; a device is asked for in any case.
+    """
+    found = [] if unfinished.knows(disk) else machine.holds(disk)
     if found and not yes:
         for line in found:
             remark(line)

@@ -6,6 +6,8 @@ target: what a flush of the guest has reached is on the medium, so that a run wh
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
 import socket
 import tempfile
@@ -14,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onebay.base.error import Refused
+from onebay.base import tool
+from onebay.base.error import Refused, Unsupported
 from onebay.base.event import Noted
-from onebay.block import DeviceVolume, open_disk, serving
+from onebay.block import DeviceVolume, FileVolume, open_disk, serving
+from onebay.block.container import detect
 from onebay.fs import btrfs, ext, xfs
+from onebay.fs.ext.record import Incompat
 from onebay.machine import qemu
 from onebay.machine.boot import Firmware, firmware_files
 from onebay.machine.usbstick import stick
@@ -31,9 +36,10 @@ if TYPE_CHECKING:
     from onebay.tree import Tree
 
 SYSTEM_FILES, SYSTEM_BYTES = 500, 64 << 20  # what a system holds at least
-LOOKED_AT = 64 << 20  # bytes at the start of a disk where something would show that has no format we know
+DATA = "d0"  # what QEMU calls the data disk
+ENDS, SAMPLES = 64 << 20, 4096  # bytes at both ends of a device that are looked at, and places between
 SPARE_MB = 192  # what QEMU needs beside the guest's memory, and what installers write to a boot disk
-SECTOR = 512
+CHUNK, SECTOR = 1 << 20, 512
 SCREENS = range(5900, 6000)
 
 
@@ -63,6 +69,13 @@ class Setup:
         """Return the bus of a data disk."""
         return self.data_bus or ("sata" if data.sector_size == SECTOR else "virtio")
 
+    def refuse_sectors(self, size: int) -> None:
+        """Raise Unsupported where the data disk's bus does not know sectors of this size."""
+        if size != SECTOR and self.data_bus in ("sata", "usb"):
+            raise Unsupported(
+                f"sectors of {size} bytes on {self.data_bus}", hint="--data-bus virtio, or nvme"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Screen:
@@ -84,7 +97,7 @@ def installing(
         scratch = Path(name)
         screen, shown = make_screen(scratch) if setup.screen else (None, None)
         sticks: tuple[qemu.Stick, ...] = ()
-        drives = [data_drive(data, setup.bus_of(data))]
+        drives = [data_drive(data, setup.bus_of(data))]  # the first: see DATA
         if setup.boot_bus == "usb":
             vendor, product = setup.usb_id
             usb = stick(view, scratch / "boot.sock", vendor_id=vendor, product_id=product)
@@ -92,7 +105,7 @@ def installing(
         else:
             stack.enter_context(serving(view, scratch / "boot.sock", writable=True))
             first = qemu.Drive(scratch / "boot.sock", bus=setup.boot_bus, boot_index=1, served=True)
-            drives.insert(0, first)
+            drives.append(first)
         machine = qemu.Machine(
             tuple(drives),
             accel=setup.accel,
@@ -179,17 +192,59 @@ def available_mb() -> int | None:
 
 
 def holds(disk: Volume) -> list[str]:
-    """Say what is on a disk, one line a layer; empty where it is blank."""
+    """Say what is on a disk, one line a layer; empty where it is blank.
+
+    All that a file holds is read until something is no zero; of a device 64 MiB at both ends, and samples.
+    """
     tree = discover([disk])
     if lines := layers_of(tree):
         return lines
     if tree.suspects:
         return [f"{suspect.kind}, damaged" for suspect in tree.suspects]
-    for start, end in disk.data(0, min(disk.size, LOOKED_AT)):
-        for at in range(start, end, 1 << 20):
-            if disk.read(at, min(1 << 20, end - at)).strip(b"\0"):
-                return ["bytes of no format that is known"]
+    if any(disk.read(at, size).strip(b"\0") for at, size in places(disk)):
+        return ["bytes of no format that is known"]
     return []
+
+
+def places(disk: Volume) -> Iterator[tuple[int, int]]:
+    """Yield the (start, size) of what `holds` reads of a disk without a known format."""
+    if isinstance(disk, DeviceVolume):
+        for start, end in ((0, min(ENDS, disk.size)), (max(0, disk.size - ENDS), disk.size)):
+            yield from ((at, min(CHUNK, end - at)) for at in range(start, end, CHUNK))
+        step = max(CHUNK, disk.size // SAMPLES // SECTOR * SECTOR)
+        yield from ((at, min(4096, disk.size - at)) for at in range(0, disk.size, step))
+        return
+    for start, end in disk.data(0, disk.size):
+        yield from ((at, min(CHUNK, end - at)) for at in range(start, end, CHUNK))
+
+
+def refuse_same(boot: Path, target: FileVolume) -> None:
+    """Raise Refused where the boot disk is the file to be installed onto, or a container that leads to it."""
+    if isinstance(target, DeviceVolume):
+        return  # it is ours alone: opening the boot disk would have been refused
+    own = os.fstat(target.fd)
+    for path in files_of(boot):
+        found = path.stat()
+        if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+            raise Refused("the boot disk and the target are one", volume=str(boot), found=target.name)
+
+
+def files_of(disk: Path) -> list[Path]:
+    """Return the file of a disk, and where it is a container, all that it leads to."""
+    if not disk.is_file():
+        return []
+    file = FileVolume(disk)
+    try:
+        found = detect(file)
+    finally:
+        file.close()
+    if found is None or not found.others:
+        return [disk]
+    told = tool.run(["qemu-img", "info", "-U", "--backing-chain", "--output=json", disk]).text
+    return [
+        disk,
+        *(Path(entry["filename"]) for entry in json.loads(told) if Path(entry["filename"]).exists()),
+    ]
 
 
 def layers_of(tree: Tree) -> list[str]:
@@ -202,9 +257,14 @@ def layers_of(tree: Tree) -> list[str]:
 
 
 def has_system(tree: Tree) -> bool:
-    """Whether a file system of the disk holds as many files, or as much, as a system does."""
+    """Whether a file system of the disk holds as many files, or as much, as a system does.
+
+    One that was not unmounted cannot tell, for its counts are in its journal: it is believed.
+    """
     for layer in tree.layers:
         match layer:
+            case ext.ExtFs(superblock=sb) if sb.s_feature_incompat & Incompat.NEEDS_RECOVERY:
+                return True
             case ext.ExtFs(superblock=sb) if sb.s_inodes_count - sb.s_free_inodes_count >= SYSTEM_FILES:
                 return True
             case xfs.Xfs(sb=sb) if sb.sb_icount - sb.sb_ifree >= SYSTEM_FILES:

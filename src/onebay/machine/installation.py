@@ -22,8 +22,8 @@ from onebay.base.step import Copy
 from onebay.block import FileVolume, open_disk
 from onebay.machine.boot import DEAD_ENDS, Setup, boot_setup
 from onebay.machine.console import joined
+from onebay.machine.install import DATA, Watcher, has_system, installing
 from onebay.machine.install import Setup as InstallSetup
-from onebay.machine.install import Watcher, has_system, installing
 from onebay.machine.qemu import last_lines
 from onebay.ops.bootpaths import boot_paths
 from onebay.ops.fold import plan_fold
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS, TICK = 3.0, 0.2
 # What SeaBIOS says at each start, and how many of them without a trace on the data disk are too many.
 BANNER, STARTS = "SeaBIOS (version", 5
+LEAST_WRITTEN = 1 << 20  # bytes; an installer that wrote less has installed nothing
+MOST_SAID = 64 << 20  # bytes of the serial console
 SHUTDOWN_SECONDS = 300.0
 HURRY_SECONDS = 60.0  # for a shut-down that the user asked for; an installer's ramdisk may not listen
 
@@ -61,18 +63,20 @@ class Installation:
         self.unfinished, self.disk, self.view = unfinished, disk, view
         self.setup, self.report = setup, report
         self.path = Path(disk.name)
+        self.written = 0  # bytes, by the guest to the data disk
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Keep the boot disk as it is now where the block does not end well."""
+        """Keep the boot disk as the installer left it where the block does not end well."""
         whole = False
         try:
             yield
             whole = True
         finally:
+            about = self.unfinished.about
             try:
-                if not whole:
-                    self.unfinished.save(self.view)
+                if not whole and about is not None and about.running:
+                    self.unfinished.save(self.view, self.disk)
             except (Error, OSError) as error:
                 self.report(Warned(f"what the installer wrote to the boot disk could not be kept: {error}"))
 
@@ -81,11 +85,13 @@ class Installation:
 
         Its serial console is this `terminal` where that is asked for.
 
-        Raises ToolFailed where the boot disk does not boot or `timeout` seconds are over, Incomplete where
-        there is no system on the disk afterwards, and what the errand raises.
+        What it wrote to the boot disk is on the medium when this returns. Raises ToolFailed where the boot
+        disk does not boot or `timeout` seconds are over, Incomplete where there is no system on the disk
+        afterwards, and what the errand raises.
         """
         self.warn_dead()
         self.disk.recheck()  # it may have been plugged anew while somebody was asked
+        self.unfinished.change(running=True, seal="")
         stop = threading.Event()
         with (
             ThreadPoolExecutor(1) as beside,
@@ -108,6 +114,8 @@ class Installation:
                 stop.set()
                 guest.quit()
         self.refuse_nothing()
+        self.unfinished.save(self.view, self.disk)
+        self.unfinished.change(phase="installed")
 
     def warn_dead(self) -> None:
         """Warn where nothing is known on the boot disk that its firmware would start."""
@@ -139,11 +147,13 @@ class Installation:
         while not guest.ended():
             if job is not None and job.done():
                 job.result()
+                self.written = max(self.written, guest.written(DATA))
                 return
             if finished(console) and job is None:
                 return
             if guest.seconds() - looked > LOOK_SECONDS:
                 watcher.look()
+                self.written = max(self.written, guest.written(DATA))
                 looked = guest.seconds()
                 self.refuse_stuck(guest, watcher, timeout)
         guest.refuse_failure()
@@ -160,13 +170,22 @@ class Installation:
             why = f"the installer was not done within {timeout:.0f} s"
             if not watcher.known:
                 why += ", and has written nothing"
+        if not why and len(output) >= MOST_SAID:
+            why = "the installer says more than anybody can read"
         if why:
             last = last_lines(output) or "nothing"
             hint = f"the whole serial log: {self.unfinished.serial}"
             raise ToolFailed(f"{why}; its console last said: {last}", volume=str(self.path), hint=hint)
 
     def refuse_nothing(self) -> None:
-        """Raise Incomplete where no system is on the disk."""
+        """Raise Incomplete where no system is on the disk, or the one that was there already."""
+        if self.written < LEAST_WRITTEN:
+            raise Incomplete(
+                "nothing was installed",
+                volume=str(self.path),
+                expected=f"{LEAST_WRITTEN} bytes written at least",
+                found=self.written,
+            )
         with closing(open_disk(self.path, sector_size=self.disk.sector_size, raw=True)) as disk:
             tree = discover([disk])
         if not has_system(tree):

@@ -11,7 +11,7 @@ import socket as sockets
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from onebay.base import tool
 from onebay.base.error import Refused, ToolFailed, Unsupported
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
 VNC_PORT = 5900
+MOST_SAID = 64 << 20
+LOG_TAIL, LINE = 64 << 10, 200  # characters of a log and of a line that a message may quote
 Bus = Literal["virtio", "sata", "nvme", "usb"]
 Accel = Literal["kvm", "tcg"]
 
@@ -237,8 +239,11 @@ class Running:
         self.began = time.monotonic()
 
     def output(self) -> str:
-        """What the guest has written to its serial port so far."""
-        return self.serial.read_bytes().decode("utf-8", "replace") if self.serial.exists() else ""
+        """What the guest has written to its serial port so far, its first 64 MiB."""
+        if not self.serial.exists():
+            return ""
+        with self.serial.open("rb") as file:
+            return file.read(MOST_SAID).decode("utf-8", "replace")
 
     def ended(self) -> bool:
         """Whether the machine is off."""
@@ -289,10 +294,16 @@ class Running:
         self.command("quit")
         self.off(10)
 
-    def command(self, name: str) -> None:
-        """Give QEMU a command (docs/interop/qmp-spec.rst of QEMU); nothing where it has ended."""
+    def written(self, drive: str) -> int:
+        """Return how many bytes the guest wrote to a drive (QMP query-blockstats), 0 where it is off."""
+        stats = self.command("query-blockstats")
+        return sum(int(each["stats"]["wr_bytes"]) for each in stats or () if each.get("device") == drive)
+
+    def command(self, name: str) -> Any:
+        """Give QEMU a command and return its answer (docs/interop/qmp-spec.rst of QEMU); None where it has
+        ended. Raises ToolFailed."""
         if self.ended():
-            return
+            return None
         try:
             with sockets.socket(sockets.AF_UNIX) as port:
                 port.settimeout(10)
@@ -302,10 +313,14 @@ class Running:
                     for command in ("qmp_capabilities", name):
                         talk.write(json.dumps({"execute": command}).encode() + b"\n")
                         talk.flush()
-                        talk.readline()
-        except OSError as error:
+                        answer = json.loads(talk.readline() or b"{}")
+                        while "event" in answer:
+                            answer = json.loads(talk.readline() or b"{}")
+                    return answer.get("return")
+        except (OSError, ValueError) as error:
             if not self.ended():
                 raise ToolFailed(f"qemu does not answer: {error}") from error
+            return None
 
     def stop(self) -> None:
         """End the machine, which is our own child; nothing else is touched."""
@@ -322,6 +337,8 @@ def running(machine: Machine, *, scratch: Path, serial: Path) -> Iterator[Runnin
     socket, monitor = scratch / "serial.sock", scratch / "monitor.sock"
     serial.unlink(missing_ok=True)
     argv = machine_argv(machine, serial=serial, socket=socket, monitor=monitor)
+    # it must not outlive us: it would go on writing to disks that nobody holds for it any more
+    argv = ["setpriv", "--pdeathsig", "TERM", tool.require(argv[0]), *argv[1:]]
     guest = Running(tool.spawn(argv, log=scratch / "qemu.txt"), serial, scratch)
     try:
         yield guest
@@ -330,6 +347,7 @@ def running(machine: Machine, *, scratch: Path, serial: Path) -> Iterator[Runnin
 
 
 def last_lines(text: str, count: int = 6) -> str:
-    """Return the last non-empty lines of a log as one line."""
-    lines: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-count:])
+    """Return the last non-empty lines of a log as one line, as a terminal may show it."""
+    lines: Sequence[str] = [line.strip() for line in text[-LOG_TAIL:].splitlines() if line.strip()]
+    shown = ("".join(c if c.isprintable() else "?" for c in line[-LINE:]) for line in lines[-count:])
+    return " | ".join(shown)

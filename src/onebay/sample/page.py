@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from onebay.base.error import Damaged, Refused, ToolFailed, Unsupported
+from onebay.ops.payload.stream import shown
 
 if TYPE_CHECKING:
     import threading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 GUEST_PORT = 5000
 INSTALLER, MANAGER = "Install the NAS", "Storage manager"
 KINDS = ("basic-btrfs", "basic-ext4", "lvm-btrfs", "lvm-ext4")
+SAID = 400  # characters of an answer that are quoted
 STRANGE = 30  # answers of a page that is not known, two seconds apart
 PATIENCE = 1800  # seconds; unpacking a system takes minutes where the machine is emulated
 WRITTEN = "the installer may have written to the data disk"
@@ -57,9 +59,9 @@ class Page:
             except (OSError, http.client.HTTPException) as error:
                 raise ToolFailed(f"the installer hung up: {error}", state=WRITTEN) from error
         if status == http.HTTPStatus.OK:
-            return body.strip()
+            return shown(body.strip()[:SAID])
         kind = {400: Damaged, 409: Refused}.get(status, ToolFailed)
-        raise kind(f"the installer says: {body.strip()}", volume=str(package), state=WRITTEN)
+        raise kind(f"the installer says: {shown(body.strip()[:SAID])}", volume=str(package), state=WRITTEN)
 
     def create(self, kind: str) -> None:
         """Have the storage manager make a volume, one of KINDS; raises ToolFailed."""
@@ -70,7 +72,7 @@ class Page:
             raise ToolFailed(f"the storage manager hung up: {error}", state=WRITTEN) from error
         if status != http.HTTPStatus.OK:
             text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", said)).split())
-            raise ToolFailed(f"the storage manager says: {text[:400]}", state=WRITTEN)
+            raise ToolFailed(f"the storage manager says: {shown(text[:SAID])}", state=WRITTEN)
 
     def ask(
         self,
@@ -88,15 +90,27 @@ class Page:
             return answer.status, answer.read(1 << 20).decode("utf-8", "replace")
 
 
-def errand(package: Path, volume: str | None) -> Errand:
-    """Return what installs a package, waits for the system, and makes a volume of a kind, or none."""
+def errand(package: Path, volume: str | None, *, uploaded: bool, when_uploaded: Callable[[], None]) -> Errand:
+    """Return what installs a package, waits for the system, and makes a volume of a kind, or none.
+
+    `uploaded` says that an earlier run installed the package; `when_uploaded` is called when this one has.
+    The errand raises Refused where a system is there to which nobody gave the package.
+    """
 
     def run(port: int, note: Callable[[str], None], stop: threading.Event) -> None:
         page = Page(port)
         found = wait(page, (INSTALLER, MANAGER), stop)
+        if found == MANAGER and not uploaded:
+            raise Refused(
+                "a system is installed already, so there is nobody to give the package to",
+                volume=str(package),
+                hint="leave out --payload to go on with that system",
+                state=WRITTEN,
+            )
         if found == INSTALLER:
             note(f"{package.name} is being uploaded")
             note(page.upload(package))
+            when_uploaded()
             found = wait(page, (MANAGER,), stop)
         if volume is not None and found == MANAGER:
             note(f"a volume of kind {volume} is being made")
@@ -119,7 +133,7 @@ def wait(page: Page, wanted: tuple[str, ...], stop: threading.Event) -> str | No
         if strange > STRANGE:
             raise Unsupported(
                 "the installer's page is none that is known",
-                found=title or "no title",
+                found=shown(title[:SAID]) if title else "no title",
                 hint="leave out --payload and install in a browser",
             )
         stop.wait(2)

@@ -2,8 +2,7 @@
 
 A package is a tar, plain or in gzip or xz, with a file VERSION at its top that names a system's version;
 or it is encrypted, and then only whether it is whole can be said. It is read once, as a stream; nothing is
-unpacked to XX
-Known from public sources alone, which the modules of this folder name.
+unpacked to disk. Known from public sources alone, which the modules of this folder name.
 """
 
 from __future__ import annotations
