@@ -28,11 +28,16 @@ def put_in_place(part: Path, path: Path, *, replace: bool) -> None:
         part.replace(path)
     else:
         link(part, path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the medium; raises OSError."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def link(part: Path, path: Path) -> None:

@@ -13,7 +13,6 @@ import click
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.base.newfile import hidden_name, put_in_place
-from onebay.base.step import Copy
 from onebay.block import FileVolume, Reading, Volume, create_disk, is_device, open_disk
 from onebay.cli.options import (
     PATH,
@@ -94,7 +93,7 @@ def command(
             keep_ids=keep_ids,
             unchecked=partuuid_unchecked,
         )
-        stack.callback(close_sources, plan)
+        stack.callback(plan.close)
         warn_twins(target, beside=(source,), report=report)
         if dry_run:
             show_plan(plan, as_json=as_json)
@@ -134,14 +133,6 @@ def unused(disk: Volume) -> Volume:
         disk.close()
         raise
     return disk
-
-
-def close_sources(plan: FoldPlan) -> None:
-    """Close the files in the scratch folder that the plan copies from."""
-    sources = {id(step.source): step.source for step in plan.steps if isinstance(step, Copy)}
-    for source in sources.values():
-        if isinstance(source, FileVolume):
-            source.close()
 
 
 def carry_out_on_copy(plan: FoldPlan, source: Volume, output: Path, *, report: Report) -> None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from onebay.base.error import Error, Incomplete, ToolFailed
 from onebay.base.event import Noted, Warned
-from onebay.base.step import Copy
 from onebay.block import FileVolume, open_disk
 from onebay.machine.boot import DEAD_ENDS, Setup, boot_setup
 from onebay.machine.console import joined
@@ -193,17 +192,14 @@ class Installation:
 
     def fold(self) -> None:
         """Fold the boot disk, as the installer left it, into the disk."""
-        with tempfile.TemporaryDirectory(prefix="onebay-") as name:
-            plan = plan_fold(self.view, self.disk, scratch=Path(name))
-            try:
-                for note in plan.notes:
-                    self.report(Noted(note))
-                if plan.steps:
-                    execute(plan, report=self.report)
-            finally:
-                for source in {id(s.source): s.source for s in plan.steps if isinstance(s, Copy)}.values():
-                    if isinstance(source, FileVolume):
-                        source.close()
+        with (
+            tempfile.TemporaryDirectory(prefix="onebay-") as name,
+            closing(plan_fold(self.view, self.disk, scratch=Path(name))) as plan,
+        ):
+            for note in plan.notes:
+                self.report(Noted(note))
+            if plan.steps:
+                execute(plan, report=self.report)
 
     def try_alone(self, expect: str, timeout: float) -> None:
         """Boot the disk alone under both firmwares, on an overlay; raises ToolFailed."""

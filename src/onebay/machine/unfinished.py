@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onebay.base.error import Damaged, Refused
-from onebay.base.newfile import put_in_place
+from onebay.base.newfile import put_in_place, sync_folder
 from onebay.block import Overlay, create_disk, open_disk
 
 if TYPE_CHECKING:
@@ -225,12 +225,3 @@ def seal(disk: Volume) -> str:
     for at in range(0, disk.size - SAMPLE, step):
         found.update(disk.read(at, SAMPLE))
     return found.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the medium."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

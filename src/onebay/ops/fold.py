@@ -54,6 +54,13 @@ class FoldPlan(Plan):
     changes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def close(self) -> None:
+        """Close the files in the scratch folder that the steps read."""
+        sources = {id(step.source): step.source for step in self.steps if isinstance(step, Copy)}
+        for source in sources.values():
+            if isinstance(source, FileVolume):
+                source.close()
+
     def retarget(self, disk: Volume) -> None:
         """Let all steps go to `disk`, which holds the same bytes as the disk that was planned for."""
         assert disk.size == self.disk.size, disk
