@@ -181,14 +181,17 @@ install() {
 
 page() {
     answer "200 OK" text/html
-    disk=$(data_disk) && size="$(($(cat "/sys/block/$disk/size") / 2097152)) GiB" || disk="" size=""
+    target="none with room for the system"
+    if disk=$(data_disk); then
+        target="/dev/$disk, $(($(cat "/sys/block/$disk/size") / 2097152)) GiB"
+    fi
     cat << END
 <!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Install the NAS</title>
 <style>body{font:1.1em sans-serif;max-width:40em;margin:2em auto;padding:0 1em}pre{background:#eee;padding:1em}</style>
 <h1>Install the NAS</h1>
 <p>Model <b>$model</b>, layout <b>$layout</b>.
-<p>Data disk: <b>${disk:+/dev/$disk, $size}${disk:-none with room for the system}</b>. All that is on it will be lost.
+<p>Data disk: <b>$target</b>. All that is on it will be lost.
 <p>Boot disk: <b>$(second || echo "none that can be written")</b>
 <form><label>Package (.pat): <input type="file" id="file"></label> <button id="go">Install</button></form>
 <pre id="said" role="status">$(cat /run/progress 2>/dev/null)</pre>
