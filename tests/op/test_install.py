@@ -19,8 +19,10 @@ from threading import Event, Thread
 import pytest
 
 from onebay.base.error import Damaged, Refused, ToolFailed, Unsupported
+from onebay.base.event import silent
 from onebay.block import FileVolume, Overlay, open_disk, serving
 from onebay.machine import install as machine
+from onebay.machine.installation import Installation
 from onebay.machine.unfinished import Unfinished
 from onebay.sample import page as pages
 from tests.story import onebay
@@ -83,6 +85,7 @@ def test_usage(boot: Path, tmp_path: Path) -> None:
         ("--usb-id", "x"),
     ):
         refused(boot, *new, "--size", "1G", *wrong, text="", status=2)
+    refused(boot, *new, "--size", "1000001", text="no whole number of sectors")
     sectors = ("--sector-size", "4096", "--data-bus", "sata")
     refused(boot, *new, "--size", "1G", *sectors, text="sectors of 4096 bytes on sata", status=4)
 
@@ -217,7 +220,7 @@ def test_a_run_that_was_killed_is_not_gone_on_from(boot: Path, tmp_path: Path, c
         assert time.monotonic() < end
         time.sleep(0.1)
     said = onebay(*argv, "--cache", cache, status=3).stderr
-    assert "the last run was killed" in said
+    assert "a run that was killed, or goes on" in said
     assert f"remove {tmp_path / 'new.img.install'} to begin anew" in said
 
 
@@ -258,6 +261,28 @@ def test_another_disk_of_the_same_name(boot: Path, tmp_path: Path, cache: Path) 
         "there is data"
         in onebay("install", "--boot", boot, "--data", data, "--cache", cache, status=3).stderr
     )
+
+
+def test_a_trial_that_failed_is_gone_on_from(boot: Path, tmp_path: Path) -> None:
+    """What we wrote to the disk ourselves since the installer is no reason to ask."""
+    data = blank(tmp_path / "new.img")
+    with closing(FileVolume(boot)) as source, closing(FileVolume(data, writable=True)) as disk:
+        unfinished = begun(tmp_path, source)
+        unfinished.save(unfinished.view(source), disk)
+        unfinished.change(phase="installed")
+        assert unfinished.knows(disk)
+        work = Installation(unfinished, disk, unfinished.view(source), machine.Setup(), silent)
+
+        def fails() -> None:
+            with work.keeping():
+                disk.write(5 * MIB, b"folded")
+                raise ToolFailed("does not boot")
+
+        with pytest.raises(ToolFailed):
+            fails()
+        assert begun(tmp_path, source).knows(disk)
+        disk.write(32 * MIB, b"somebody else")
+        assert not begun(tmp_path, source).knows(disk)
 
 
 def test_boot_disk_and_target_are_one(boot: Path, tmp_path: Path) -> None:

@@ -290,6 +290,10 @@ def refuse_target(
     if target.exists() or is_device(target):
         raise Refused("exists already", volume=str(target))
     setup.refuse_sectors(sector_size)
+    if size % sector_size:
+        raise Refused(
+            "no whole number of sectors", volume=str(target), expected=f"times {sector_size}", found=size
+        )
     free = shutil.disk_usage(target.parent).free
     if unfinished.about is None and free < min(size, LEAST_FREE):
         raise Refused(

@@ -24,6 +24,7 @@ from onebay.machine.console import joined
 from onebay.machine.install import DATA, Watcher, has_system, installing
 from onebay.machine.install import Setup as InstallSetup
 from onebay.machine.qemu import last_lines
+from onebay.machine.unfinished import seal
 from onebay.ops.bootpaths import boot_paths
 from onebay.ops.fold import plan_fold
 from onebay.ops.run import execute
@@ -76,6 +77,8 @@ class Installation:
             try:
                 if not whole and about is not None and about.running:
                     self.unfinished.save(self.view, self.disk)
+                elif not whole:
+                    self.unfinished.change(seal=seal(self.disk))
             except (Error, OSError) as error:
                 self.report(Warned(f"what the installer wrote to the boot disk could not be kept: {error}"))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -98,9 +99,9 @@ class Unfinished:
             raise Damaged("not to be understood", volume=str(self.path), hint=self.hint()) from error
         if self.about.running:
             raise Refused(
-                "the last run was killed, and what the installer had written to the boot disk is lost",
+                "a run that was killed, or goes on: what its installer wrote to the boot disk was in memory",
                 volume=str(self.folder),
-                hint=self.hint(),
+                hint=f"where none goes on, {self.hint()}",
             )
         if self.about.view and (not self.boot.exists() or digest(self.boot) != self.about.view):
             raise Damaged(
@@ -192,7 +193,8 @@ class Unfinished:
             put_in_place(self.disk, self.target, replace=False)
         for path in (self.disk, self.boot, self.serial, self.path, *self.folder.glob("alone-*.log")):
             path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        with suppress(OSError):  # somebody put something else there
+            self.folder.rmdir()
 
     def state(self) -> str:
         """Say what is kept, and how to go on."""
