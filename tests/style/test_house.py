@@ -120,3 +120,9 @@ def test_linters(argv: list[str]) -> None:
         [sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_two_files_of_tests_share_a_name() -> None:
+    """Pytest imports a file of tests by its bare name, and refuses the second."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
