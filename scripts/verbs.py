@@ -14,7 +14,8 @@ TARGET = Path(__file__).parents[1] / "docs" / "verbs.md"
 HEAD = """# Verbs
 
 What `onebay VERB --help` says; written by `make docs`. Exit codes: [errors.md](errors.md).
-More on [boot](verbs/boot.md), [fold](verbs/fold.md), [repair](verbs/repair.md), [shrink](verbs/shrink.md).
+More on [boot](verbs/boot.md), [fold](verbs/fold.md), [repair](verbs/repair.md), [rescue](rescue.md),
+[shrink](verbs/shrink.md).
 """
 
 

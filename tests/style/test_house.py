@@ -22,6 +22,7 @@ FLOORS = (
     ("ops",),
     ("machine",),
     ("sample",),
+    ("rescue",),
     ("cli",),
 )
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__main__.py")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 VNC_PORT = 5900
 MOST_SAID = 64 << 20
 LOG_TAIL, LINE = 64 << 10, 200  # characters of a log and of a line that a message may quote
-Bus = Literal["virtio", "sata", "nvme", "usb"]
+Bus = Literal["virtio", "sata", "nvme", "usb", "cd"]
 Accel = Literal["kvm", "tcg"]
 
 
@@ -135,7 +135,7 @@ def comma(path: Path) -> str:
 def drive_argv(drive: Drive, number: int) -> list[str]:
     """Return the options for one disk; raises Unsupported where the bus has no such sector size."""
     sectors = f",logical_block_size={drive.sector_size},physical_block_size={max(4096, drive.sector_size)}"
-    if drive.bus == "sata":
+    if drive.bus in ("sata", "cd"):
         if drive.sector_size != 512:
             raise Unsupported("an emulated sata disk has sectors of 512 bytes", found=drive.sector_size)
         sectors = ""
@@ -144,6 +144,7 @@ def drive_argv(drive: Drive, number: int) -> list[str]:
         "sata": f"ide-hd,bus=ide.{number}",
         "nvme": "nvme",
         "usb": "usb-storage",
+        "cd": f"ide-cd,bus=ide.{number}",
     }[drive.bus]
     index = "" if drive.boot_index is None else f",bootindex={drive.boot_index}"
     place = f"{'nbd:unix:' if drive.served else ''}{comma(drive.path)}"
