@@ -28,7 +28,8 @@ KERNEL = "linux-image-amd64"  # depends on the kernel of the day
 # What is asked for; what these depend on comes along.
 SYSTEM = (
     "kmod busybox-static python3 python3-zstandard python3-click mdadm lvm2 btrfs-progs e2fsprogs xfsprogs "
-    "dosfstools fdisk util-linux mount kexec-tools efibootmgr dropbear-bin ca-certificates"
+    "dosfstools fdisk util-linux mount kexec-tools efibootmgr iproute2 ndisc6 rdnssd dropbear-bin "
+    "ca-certificates openssl python3-starlette python3-uvicorn"
 )
 BUILD = "grub-common grub-pc-bin grub-efi-amd64-signed shim-signed xorriso squashfs-tools"
 # Dependencies that nothing needs which we keep: services, maintainer scripts, other programs' halves.
@@ -37,10 +38,13 @@ WITHOUT = (
     "initramfs-tools initramfs-tools-bin initramfs-tools-core klibc-utils libklibc libapparmor1 "
     "libaudit-common libdb5.3t64 libdbus-1-3 libglib2.0-0t64 libicu76 liblastlog2-2 libpam0g libpam-modules "
     "libpam-modules-bin libpam-runtime libseccomp2 libsqlite3-0 libstdc++6 libsystemd-shared linux-base "
-    "linux-image-amd64 logsave media-types netbase openssl openssl-provider-legacy perl-base "
+    "linux-image-amd64 logsave media-types netbase openssl-provider-legacy perl-base "
     "python3-cffi-backend python3-dbus readline-common systemd sysvinit-utils tar tzdata udev login "
     "login.defs passwd grub2-common grub-efi-amd64-bin grub-efi-amd64-unsigned mokutil "
-    "shim-unsigned shim-signed-common"
+    "shim-unsigned shim-signed-common "
+    "adduser base-passwd libattr1 libcap2-bin libdebconfclient0 libgdbm-compat4t64 libgdbm6t64 libgssapi-krb5-2 "
+    "libk5crypto3 libkrb5-3 libkrb5support0 libperl5.40 libsemanage-common libsemanage2 libsepol2 "
+    "libtirpc-common libtirpc3t64 libuv1t64 libxtables12 perl perl-modules-5.40 python3-uvloop python3-wsproto"
 )
 LOCK = "packages.lock"
 
