@@ -25,6 +25,7 @@ from onebay.cli.options import (
 from onebay.cli.progress import answer, events_option, human, remark, renderer
 from onebay.cli.shrink import scratch_option, show
 from onebay.cli.smaller import plan_smaller, restore_here, room_on
+from onebay.cli.trusting import trust_options
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.grow import grow, plan_grow
 from onebay.ops.identity import signs_in, warn_twins
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from onebay.base.event import Report
     from onebay.block import Volume
+    from onebay.ops.trust import Trust
 
 
 @click.command()
@@ -57,6 +59,13 @@ if TYPE_CHECKING:
 @click.option("--no-grow", is_flag=True, help="Leave the space behind the image's disk unused.")
 @key_option
 @journal_option
+@trust_options
+@click.option(
+    "--patience",
+    type=click.IntRange(0, 7 * 86400),
+    metavar="SECONDS",
+    help="How long to wait for a server that does not answer, instead of some seconds.",
+)
 @click.option("--verify", is_flag=True, help="Read everything back before the disk becomes bootable.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @dry_run_option
@@ -72,6 +81,8 @@ def command(
     no_grow: bool,
     key_file: Path | None,
     journal: Path | None,
+    trust: Trust,
+    patience: int | None,
     verify: bool,
     threads: int,
     dry_run: bool,
@@ -88,8 +99,9 @@ def command(
     """
     report = renderer(events=events)
     key = key_for(key_file, journal, no_grow=no_grow)
-    with closing(open_source(image)) as source:
+    with closing(open_source(image, patience=patience, report=report)) as source:
         opened = open_image(source)
+        trust.check(opened)
         check_place(target)
         room = room_on(target, size, opened.disk_size)
         if room < opened.disk_size:
@@ -116,7 +128,7 @@ def command(
         with ExitStack() as stack:
             disk = stack.enter_context(closing(open_target(target, size, opened, yes=yes, report=report)))
             store = stack.enter_context(closing(open_journal(journal))) if journal else None
-            done = restore(opened, disk, verify=verify, threads=threads, report=report)
+            done = restore(opened, disk, verify=verify, threads=threads, trust=trust, report=report)
             notes = [] if no_grow else grow_restored(disk, cache, report, key=key, store=store)
             disk.settle()
             text = {

@@ -11,6 +11,7 @@ import click
 from onebay.base.error import Unsupported
 from onebay.cli.options import PATH, json_option, reading_options
 from onebay.cli.progress import answer, events_option, human, renderer
+from onebay.cli.trusting import trust_options
 from onebay.image import Image, Stream
 from onebay.ops.disk import open_any
 from onebay.ops.restore import open_image
@@ -21,16 +22,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onebay.block import Reading
+    from onebay.ops.trust import Trust
     from onebay.ops.verify import Compared
 
 
 @click.command()
 @click.argument("image")
 @click.option("--against", type=PATH, metavar="DISK", help="Compare this disk with the image.")
+@trust_options
 @json_option
 @events_option
 @reading_options
-def command(image: str, against: Path | None, as_json: bool, events: bool, reading: Reading) -> None:
+def command(
+    image: str, against: Path | None, trust: Trust, as_json: bool, events: bool, reading: Reading
+) -> None:
     """Check every byte of IMAGE (a file or an http(s) URL), or that a disk holds what IMAGE says.
 
     A disk that has grown since it was restored is equal where all data are; what growing wrote is named.
@@ -41,6 +46,7 @@ def command(image: str, against: Path | None, as_json: bool, events: bool, readi
         if isinstance(opened, Stream):
             raise Unsupported("a pipe cannot be verified here", volume=opened.name, hint="zstd -t, or a file")
         assert isinstance(opened, Image)
+        trust.check(opened)
         if against is None:
             digest = opened.verify(report=report)
             result: dict[str, object] = {"image": image, "root": digest, "disk_size": opened.disk_size}

@@ -18,6 +18,7 @@ from onebay.image import Image, Packed, State, Stream, decode_parallel
 from onebay.ops.readback import Seen, matches, not_given_back
 from onebay.ops.run import on_failure
 from onebay.ops.target import Target, marker
+from onebay.ops.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Restored", "carries_marker", "open_image", "restore"]
 
 OP = "restore"
+ANY = Trust()
 MAX_LATE = 64 << 20  # bytes; they wait in memory, and partition tables are small
 
 
@@ -75,13 +77,16 @@ def restore(
     *,
     verify: bool = False,
     threads: int = 2,
+    trust: Trust = ANY,
     report: Report = silent,
 ) -> Restored:
     """Write `image` to `disk`; `verify` reads everything back before the disk becomes bootable.
 
-    Raises Refused (too small, another sector size) before anything is written; afterwards every error says
-    that the target is incomplete and how to go on.
+    Raises Refused (too small, another sector size, an image that `trust` does not mean) before anything is
+    written; afterwards every error says that the target is incomplete and how to go on. Which image a pipe
+    holds is known at its end: where it is another one, the target has its data and cannot boot.
     """
+    trust.check(image)
     if image.manifest.sector_size != disk.sector_size:
         raise Refused(
             "sector size of the target",
@@ -99,6 +104,9 @@ def restore(
         if resumed:
             report(Noted("goes on where it was interrupted; what is there already is compared", disk.name))
         job.run(threads, resumed=resumed)
+    with on_failure(f"{disk.name} cannot boot; it holds data of an image that was not meant", disk.name):
+        trust.check(image)
+    with on_failure(incomplete, disk.name):
         if verify:
             disk.flush()
             disk.forget()

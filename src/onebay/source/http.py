@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Corrupt, Error, Transient
+from onebay.base.event import Noted, silent
 from onebay.source.exchange import LONGEST_PAUSE, Busy, Exchange, Version, version_of
 from onebay.source.origin import PIECE, check_inside, not_seekable
 
@@ -18,14 +19,18 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
+    from onebay.base.event import Report
+
+MOST_BACK_OFF = 15.0  # seconds; after an outage the server is asked again that soon
 CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18})")
 
 
 class HttpSource:
     """An object behind a URL; `timeout` and `pause` (before the second retry, then doubled) are in seconds.
 
-    Transient failures are retried up to `attempts` times without progress, from the byte where they happened.
-    Every answer must be of the version that the first one had; another one is Corrupt. For one thread.
+    Transient failures are retried from the byte where they happened: up to `attempts` times without progress,
+    or for `patience` seconds where that is given. Of a server that is waited for, `report` hears once. Every
+    answer must be of the version that the first one had; another one is Corrupt. For one thread.
     """
 
     def __init__(
@@ -35,11 +40,15 @@ class HttpSource:
         timeout: float = 30.0,
         attempts: int = 6,
         pause: float = 0.5,
+        patience: float | None = None,
         context: ssl.SSLContext | None = None,
+        report: Report = silent,
     ) -> None:
         self.wire = Exchange(url, timeout=timeout, context=context)
         self.name = self.wire.name
-        self.attempts, self.pause = attempts, pause
+        self.attempts, self.pause, self.patience = attempts, pause, patience
+        self.report = report
+        self.since, self.waiting = 0.0, False
         self.version = Version(None, None)
         self.size: int | None = None
         self.seekable = False
@@ -66,6 +75,7 @@ class HttpSource:
             if not match or (response.status == 206 and match[1] != "0"):
                 raise Corrupt("the server answers without a usable range", volume=self.name)
             self.size, self.seekable = int(match[3]), True
+        self.answered()
         self.finish(response)
 
     def finish(self, response: http.client.HTTPResponse) -> None:
@@ -174,19 +184,34 @@ class HttpSource:
                     return
                 raise Transient("the answer ends early", volume=self.name, expected=size, found=got)
             got += len(piece)
+            self.answered()
             yield piece
         self.finish(response)
 
     def wait(self, error: Transient, tries: int) -> int:
         """Wait before another try and count it; raises `error` where there were enough."""
         self.wire.drop()
-        if tries + 1 >= self.attempts:
+        now = time.monotonic()
+        if not tries:
+            self.since = now
+        left = None if self.patience is None else self.since + self.patience - now
+        if tries + 1 >= self.attempts if left is None else tries and left <= 0:
             raise error
         # The first failure is often a connection that the server closed while it was idle.
-        pause = self.pause * 2 ** (tries - 1) if tries else 0.0
+        pause = min(MOST_BACK_OFF, self.pause * 2 ** min(tries - 1, 10)) if tries else 0.0
         after = error.after if isinstance(error, Busy) else 0.0
-        time.sleep(min(LONGEST_PAUSE, max(pause, after)))
+        pause = min(LONGEST_PAUSE, max(pause, after))
+        if tries and not self.waiting:
+            self.waiting = True
+            self.report(Noted(f"waiting for the server: {error.what}", self.name))
+        time.sleep(pause if left is None else min(pause, max(left, 0)))
         return tries + 1
+
+    def answered(self) -> None:
+        """Tell that the wait is over, where there was one."""
+        if self.waiting:
+            self.waiting = False
+            self.report(Noted("the server answers again", self.name))
 
     def close(self) -> None:
         """Close the connection."""
