@@ -127,6 +127,23 @@ def spawn(
         )
 
 
+def piped(argv: Sequence[str | Path], *, feed: bool = False) -> subprocess.Popen[bytes]:
+    """Start a program whose output and errors the caller reads, and which it ends.
+
+    With `feed` its input is a pipe too, which the caller closes; without, it is empty. Raises ToolMissing.
+    """
+    args = [str(arg) for arg in argv]
+    args[0] = require(args[0])
+    return subprocess.Popen(
+        args,
+        stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
 @contextlib.contextmanager
 def feeding(argv: Sequence[str | Path], output: IO[bytes]) -> Iterator[IO[bytes]]:
     """Run a program that writes to `output` what it makes of what is written to the file that is given.

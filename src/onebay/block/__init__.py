@@ -1,7 +1,7 @@
 """Volumes: file, device, span, concat, overlay. The only code that touches /dev and /sys."""
 
 from onebay.block.crypt import Crypt
-from onebay.block.device import DeviceVolume, is_device
+from onebay.block.device import DeviceVolume, is_device, partition_paths, whole_disks
 from onebay.block.file import FileVolume
 from onebay.block.foreign import Reading, open_input
 from onebay.block.masked import Masked
@@ -27,5 +27,7 @@ __all__ = [
     "lower",
     "open_disk",
     "open_input",
+    "partition_paths",
     "serving",
+    "whole_disks",
 ]

@@ -270,18 +270,42 @@ def other_disks(disk: DeviceVolume) -> list[Path]:
     if backing := read_line(SYS / numbers_of(disk.number) / "loop/backing_file"):
         mine.add(backing)
     found: list[Path] = []
-    for node in sorted(DISKS.iterdir())[:MOST] if DISKS.is_dir() else ():
-        path = here / node.name.replace("!", "/")
-        if node.name.startswith(NO_DISKS) or read_line(node / "size") in ("", "0") or not is_device(path):
-            continue
-        number = path.stat().st_rdev
-        parts = {os.path.realpath(here / part.resolve().name) for part in family(SYS / numbers_of(number))}
-        wwn = identity(number).get("wwn")
+    for path in whole_disks():
+        base = SYS / numbers_of(path.stat().st_rdev)
+        parts = {os.path.realpath(here / part.resolve().name) for part in family(base)}
+        wwn = identity(path.stat().st_rdev).get("wwn")
         same = wwn is not None and wwn == disk.identity.get("wwn")
-        stacked = (node / "slaves").is_dir() and any((node / "slaves").iterdir())
-        if same or stacked or mine & {*parts, read_line(node / "loop/backing_file")}:
+        if same or mine & {*parts, read_line(base / "loop/backing_file")}:
             continue
         found.append(path)
+    return found
+
+
+def whole_disks() -> list[Path]:
+    """Return the whole disks of this machine, at most 256, by name.
+
+    Left out is what stands on other devices and what has no medium.
+    """
+    found: list[Path] = []
+    for node in sorted(DISKS.iterdir())[:MOST] if DISKS.is_dir() else ():
+        path = Path("/dev") / node.name.replace("!", "/")
+        if node.name.startswith(NO_DISKS) or read_line(node / "size") in ("", "0") or not is_device(path):
+            continue
+        if not ((node / "slaves").is_dir() and any((node / "slaves").iterdir())):
+            found.append(path)
+    return found
+
+
+def partition_paths(disk: Path) -> dict[int, Path]:
+    """Return the devices of the partitions of a whole disk, by their numbers; {} for anything else."""
+    if not is_device(disk):
+        return {}
+    found: dict[int, Path] = {}
+    for node in family(SYS / numbers_of(disk.stat().st_rdev)):
+        number = read_line(node / "partition")
+        path = Path("/dev") / node.resolve().name
+        if number.isdecimal() and is_device(path):
+            found[int(number)] = path
     return found
 
 

@@ -17,8 +17,10 @@ from onebay.block import FileVolume, Reading, Volume, create_disk, is_device, op
 from onebay.cli.options import (
     PATH,
     check_place,
+    check_serial,
     confirm,
     dry_run_option,
+    expect_option,
     json_option,
     reading_options,
     sector_option,
@@ -51,6 +53,7 @@ CHUNK = 1 << 30
 )
 @click.option("--keep-ids", is_flag=True, help="Keep the UUIDs of the boot disk's file systems.")
 @dry_run_option
+@expect_option
 @yes_option
 @json_option
 @sector_option
@@ -65,6 +68,7 @@ def command(
     partuuid_unchecked: bool,
     keep_ids: bool,
     dry_run: bool,
+    expect_serial: str | None,
     yes: bool,
     as_json: bool,
     sector_size: int | None,
@@ -85,6 +89,7 @@ def command(
         target = stack.enter_context(
             closing(open_data(data, reading, writable=writable, sector_size=sector_size))
         )
+        check_serial(target, expect_serial)
         plan = plan_fold(
             source,
             target,

@@ -55,6 +55,22 @@ sector_option = click.option(
 )
 
 
+expect_option = click.option(
+    "--expect-serial",
+    metavar="TEXT",
+    help="Refuse where the serial number of the disk that would be written is another one.",
+)
+
+
+def check_serial(disk: Volume, expected: str | None) -> None:
+    """Raise Refused where the disk is not the one that somebody looked at; None expects nothing."""
+    if expected is None:
+        return
+    found = disk.identity.get("serial", "none") if isinstance(disk, DeviceVolume) else "none"
+    if found != expected:
+        raise Refused("another disk: serial number", volume=disk.name, expected=expected, found=found)
+
+
 def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001
     """Return a size in bytes, 1 to 8 EiB - 1, from digits with an optional binary unit: 20G, 512M, 16T."""
     if value is None:

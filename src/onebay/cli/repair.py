@@ -13,7 +13,16 @@ import click
 
 from onebay.base.error import NOTHING_WRITTEN, Incomplete
 from onebay.block import open_disk
-from onebay.cli.options import PATH, confirm, dry_run_option, json_option, sector_option, yes_option
+from onebay.cli.options import (
+    PATH,
+    check_serial,
+    confirm,
+    dry_run_option,
+    expect_option,
+    json_option,
+    sector_option,
+    yes_option,
+)
 from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.identity import warn_twins
 from onebay.ops.journal import Journal
@@ -32,6 +41,7 @@ FORMAT = 1
 @click.argument("disk", type=PATH)
 @click.option("--kit", metavar="KIT", help="A kit or an image of this disk: a file, -, or an http(s) URL.")
 @dry_run_option
+@expect_option
 @yes_option
 @json_option
 @sector_option
@@ -40,6 +50,7 @@ def command(
     disk: Path,
     kit: str | None,
     dry_run: bool,
+    expect_serial: str | None,
     yes: bool,
     as_json: bool,
     sector_size: int | None,
@@ -55,6 +66,7 @@ def command(
         closing(open_disk(disk, writable=not dry_run, sector_size=sector_size)) as volume,
         tempfile.TemporaryDirectory(prefix="onebay-") as name,
     ):
+        check_serial(volume, expect_serial)
         if not dry_run:
             warn_twins(volume, report=report)
         if not dry_run and Journal(volume).pending() is not None:

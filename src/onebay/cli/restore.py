@@ -15,8 +15,10 @@ from onebay.cli.growing import foresee, grow_inside, journal_option, key_option,
 from onebay.cli.options import (
     PATH,
     check_place,
+    check_serial,
     confirm,
     dry_run_option,
+    expect_option,
     json_option,
     parse_size,
     show_plan,
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 @click.option("--verify", is_flag=True, help="Read everything back before the disk becomes bootable.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @dry_run_option
+@expect_option
 @yes_option
 @json_option
 @cache_option
@@ -86,6 +89,7 @@ def command(
     verify: bool,
     threads: int,
     dry_run: bool,
+    expect_serial: str | None,
     yes: bool,
     as_json: bool,
     cache: Path,
@@ -103,7 +107,7 @@ def command(
         opened = open_image(source)
         trust.check(opened)
         check_place(target)
-        room = room_on(target, size, opened.disk_size)
+        room = room_on(target, size, opened.disk_size, expect_serial)
         if room < opened.disk_size:
             plan = plan_smaller(opened, target, room)
             if dry_run:
@@ -116,6 +120,7 @@ def command(
                 cache=cache,
                 verify=verify,
                 yes=yes,
+                expected=expect_serial,
                 report=report,
             )
             tell(text, as_json=as_json)
@@ -126,7 +131,8 @@ def command(
         if key and isinstance(opened, Image):
             find_request(ImageVolume(opened), key)  # a key that opens nothing is refused before all
         with ExitStack() as stack:
-            disk = stack.enter_context(closing(open_target(target, size, opened, yes=yes, report=report)))
+            found = open_target(target, size, opened, yes=yes, expected=expect_serial, report=report)
+            disk = stack.enter_context(closing(found))
             store = stack.enter_context(closing(open_journal(journal))) if journal else None
             done = restore(opened, disk, verify=verify, threads=threads, trust=trust, report=report)
             notes = [] if no_grow else grow_restored(disk, cache, report, key=key, store=store)
@@ -196,9 +202,12 @@ def rehearse(
             if reason := disk.busy():
                 raise Refused(reason, volume=str(target))
     check_size(target, room, opened.disk_size)
-    plan = Plan("restore", Overlay(open_disk_of(opened), size=room, name=str(target)))
-    plan.notes.append(f"writes {opened.keep.size} bytes that matter of a disk of {opened.disk_size} bytes")
-    if with_growth and isinstance(opened, Image):
+    if isinstance(opened, Stream):
+        tell_stream(opened, target, room, with_growth=with_growth, as_json=as_json)
+        return
+    plan = Plan("restore", Overlay(ImageVolume(opened), size=room, name=str(target)))
+    plan.notes.append(amount(opened))
+    if with_growth:
         growth = plan_grow(plan.disk)
         foresee(growth, key)
         growth.notes += beyond_mbr(plan.disk)
@@ -206,15 +215,30 @@ def rehearse(
     show_plan(plan, as_json=as_json)
 
 
-def open_disk_of(opened: Image | Stream) -> ImageVolume:
-    """Return the disk inside an image; raises Refused for a pipe, which can be read only once."""
-    if isinstance(opened, Stream):
-        raise Refused("a pipe cannot be looked at and then restored", volume=opened.name)
-    return ImageVolume(opened)
+def amount(opened: Image | Stream) -> str:
+    """Say how much a restore writes."""
+    return f"writes {opened.keep.size} bytes that matter of a disk of {opened.disk_size} bytes"
+
+
+def tell_stream(opened: Stream, target: Path, room: int, *, with_growth: bool, as_json: bool) -> None:
+    """Print what its manifest says of an image that can be read only once."""
+    notes = [amount(opened)]
+    if with_growth and room > opened.disk_size:
+        notes.append("what can grow is known once the image is there: it is read only once")
+    if as_json:
+        answer(json.dumps({"verb": "restore", "disk": str(target), "steps": [], "notes": notes}, indent=2))
+        return
+    answer("\n".join(f"note: {note}" for note in notes))
 
 
 def open_target(
-    target: Path, size: int | None, opened: Image | Stream, *, yes: bool, report: Report
+    target: Path,
+    size: int | None,
+    opened: Image | Stream,
+    *,
+    yes: bool,
+    expected: str | None,
+    report: Report,
 ) -> FileVolume:
     """Open or make the target and have it confirmed; raises Refused before anything is written."""
     need, sector_size = opened.disk_size, opened.manifest.sector_size
@@ -224,6 +248,7 @@ def open_target(
         return create_disk(target, size or need, sector_size=sector_size)
     disk = open_disk(target, writable=True, sector_size=None if is_device(target) else sector_size)
     try:
+        check_serial(disk, expected)
         check_size(target, max(size or 0, disk.size), need)
         if is_device(target):
             warn_twins(disk, own=signs_in(opened.facts.layers), report=report)
