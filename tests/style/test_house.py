@@ -22,7 +22,7 @@ FLOORS = (
     ("ops",),
     ("machine",),
     ("sample",),
-    ("rescue",),
+    ("rescue", "web"),
     ("cli",),
 )
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "__main__.py")

@@ -34,6 +34,7 @@ VERBS = {
     "export": "write a disk or an image as qcow2, VHD, VMDK, ... for virtual machines and clouds",
     "boot": "boot a disk in a virtual machine, without writing to it",
     "install": "run an appliance's own installer in a virtual machine, onto one disk",
+    "web": "the page: what is here, in a browser",
     "rescue": "build the system that runs all of this from RAM, on the machine itself",
     "sample": "build the sample appliance",
     "demo": "the whole story on the sample appliance",

@@ -1,0 +1,263 @@
+"""Real jobs on image files, from the form to the disk."""
+
+from __future__ import annotations
+
+import http.server
+import importlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.web.webclient import MIB, Browser, desk, file_system, make_disk
+
+CONTENT = b"the only copy\n" * 10000
+
+
+def onebay(*argv: str | Path) -> None:
+    subprocess.run([sys.executable, "-m", "onebay", *map(str, argv)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of a disk of 64 MiB whose file system has 32."""
+    folder = tmp_path_factory.mktemp("image")
+    path = folder / "nas.raw.zst"
+    onebay("capture", make_disk(folder / "disk.img", 64 * MIB), path)
+    return path
+
+
+def test_grow(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path / "nas.img", 96 * MIB)
+    it = desk(tmp_path, disk)
+    form = {"verb": "grow", "disk": it.key("nas.img")}
+    path, page = it.plan(form)
+    assert "new block groups" in page
+    before = disk.read_bytes()
+    answer = it.browser.post(path, {"word": "nas"})
+    assert answer.status == 403
+    assert "Nothing was written" in answer.text
+    assert disk.read_bytes() == before
+    page = it.wait(it.browser.follow(it.browser.post(path, {"word": "nas.img"})))
+    assert "done" in page
+    assert "onebay grow" in page
+    size, content = file_system(disk)
+    assert size > 90 * MIB
+    assert content == CONTENT
+    assert it.browser.post(path, {"word": "nas.img"}).status == 404  # a plan is used once
+
+
+def test_restore_from_a_url(tmp_path: Path, image: Path) -> None:
+    target = tmp_path / "new.img"
+    target.touch()
+    with target.open("r+b") as file:
+        file.truncate(128 * MIB)
+    it = desk(tmp_path, target)
+    with serving(image.parent) as port:
+        url = f"http://me:secret@127.0.0.1:{port}/{image.name}?signature=abc"
+        form = {"verb": "restore", "disk": it.key("new.img"), "from": "url", "url": url}
+        page = it.run(form, "new.img")
+    assert "restored" in page
+    assert "secret" not in page
+    assert "signature" not in page
+    assert f"http://***@127.0.0.1:{port}/{image.name}?..." in page
+    size, content = file_system(target)
+    assert size > 120 * MIB
+    assert content == CONTENT
+
+
+class serving:  # noqa: N801 - reads as a function
+    """Serve a folder over HTTP inside a with block; gives the port."""
+
+    def __init__(self, folder: Path) -> None:
+        def handler(*argv: object) -> http.server.SimpleHTTPRequestHandler:
+            return Quiet(*argv, directory=str(folder))  # type: ignore[arg-type]
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    def __enter__(self) -> int:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self.server.server_port
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *argv: object) -> None:
+        pass
+
+
+def empty(path: Path, size: int) -> Path:
+    with path.open("xb") as file:
+        file.truncate(size)
+    return path
+
+
+def pieces(path: Path, size: int = 1 << 16) -> list[bytes]:
+    data = path.read_bytes()
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def test_restore_from_the_browser(tmp_path: Path, image: Path) -> None:
+    target = empty(tmp_path / "new.img", 64 * MIB)
+    it = desk(tmp_path, target)
+    key = it.key("new.img")
+    answer = it.browser.post(f"/disk/{key}/upload", body=pieces(image))
+    found = json.loads(answer.body)
+    assert not found["short"]
+    page = it.wait(found["page"])
+    assert "that matter" in page
+    assert not any(target.read_bytes())
+    job = it.browser.follow(it.browser.post(found["page"], {"word": "new.img"}))
+    assert "data-upload" in it.browser.get(job).text
+    assert it.browser.post(f"{job}/upload", body=pieces(image)).status == 204
+    assert "restored" in it.wait(job)
+    assert file_system(target)[1] == CONTENT
+    assert it.browser.post(f"{job}/upload", body=pieces(image)).status == 409
+
+
+def test_an_upload_that_is_cut_cannot_boot_and_may_begin_anew(tmp_path: Path, image: Path) -> None:
+    target = empty(tmp_path / "new.img", 64 * MIB)
+    it = desk(tmp_path, target)
+    key = it.key("new.img")
+    for body, leave in ((pieces(image)[: len(pieces(image)) // 2], True), (pieces(image), False)):
+        found = json.loads(it.browser.post(f"/disk/{key}/upload", body=pieces(image)).body)
+        job = it.browser.follow(it.browser.post(found["page"], {"word": "new.img"}))
+        it.browser.post(f"{job}/upload", body=body, leave=leave)
+        page = it.wait(job)
+        if leave:
+            assert "the browser left" in page
+            assert target.read_bytes()[:7] == b"onebay:"  # the marker in place of the boot sector
+    assert "restored" in page
+    assert file_system(target)[1] == CONTENT
+
+
+def test_too_little_of_an_image_asks_for_more(tmp_path: Path, image: Path) -> None:
+    it = desk(tmp_path, empty(tmp_path / "new.img", 64 * MIB))
+    answer = it.browser.post(f"/disk/{it.key('new.img')}/upload", body=[image.read_bytes()[:3000]])
+    assert json.loads(answer.body)["short"]
+
+
+def test_cancel_and_again(tmp_path: Path) -> None:
+    """A restore from a server that says nothing is cancelled; the same again makes a new plan."""
+    target = empty(tmp_path / "new.img", 64 * MIB)
+    it = desk(tmp_path, target)
+    with Silent() as port:
+        form = {
+            "verb": "restore",
+            "disk": it.key("new.img"),
+            "from": "url",
+            "url": f"http://127.0.0.1:{port}/x",
+        }
+        path = it.browser.follow(it.browser.post("/plan", form))
+        other = it.browser.post("/plan", {"verb": "grow", "disk": it.key("new.img")})
+        assert other.status == 409
+        assert "wait for the other job" in other.text
+        job = it.site.jobs.running()[0]
+        assert it.browser.post(f"/job/{job.key}/cancel").status == 303
+        page = it.wait(path)
+    assert job.state == "cancelled"
+    assert "nothing was written" in page
+    assert "Do it" not in page
+
+
+class Silent:
+    """A server that takes connections and says nothing."""
+
+    def __enter__(self) -> int:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        return int(self.socket.getsockname()[1])
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def test_one_job_at_all_in_a_rescue(tmp_path: Path) -> None:
+    first, second = (empty(tmp_path / name, 64 * MIB) for name in ("a.img", "b.img"))
+    for rescue, status in ((True, 409), (False, 303)):
+        it = desk(tmp_path, first, second, rescue=rescue)
+        with Silent() as port:
+            form = {
+                "verb": "restore",
+                "disk": it.key("a.img"),
+                "from": "url",
+                "url": f"http://127.0.0.1:{port}/",
+            }
+            assert it.browser.post("/plan", form).status == 303
+            assert it.browser.post("/plan", {"verb": "grow", "disk": it.key("b.img")}).status == status
+            assert it.site.jobs.close(60) == []
+
+
+def test_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The boot code of a folded disk is gone; one repair later it is what it was."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "op"))
+    folded = importlib.import_module("repairkit").build(tmp_path / "folded", "v8-mbr")
+    with folded.path.open("rb") as file:
+        whole = file.read(MIB)  # the disk is sparse, and large
+    with folded.path.open("r+b") as file:
+        file.write(bytes(440))
+    it = desk(tmp_path, folded.path)
+    page = it.run({"verb": "repair", "disk": it.key(folded.path.name)}, folded.path.name)
+    assert "boot code" in page
+    with folded.path.open("rb") as file:
+        assert file.read(MIB) == whole
+    assert "nothing is wrong" in it.run(
+        {"verb": "repair", "disk": it.key(folded.path.name)}, folded.path.name
+    )
+
+
+def test_a_disk_page_tells_layers_and_findings(tmp_path: Path) -> None:
+    it = desk(tmp_path, make_disk(tmp_path / "nas.img", 64 * MIB))
+    page = it.browser.get(f"/disk/{it.key('nas.img')}").text
+    assert "ext4" in page
+    assert "free" in page
+    picture = it.browser.get(f"/disk/{it.key('nas.img')}.svg")
+    assert picture.header("content-type") == "image/svg+xml"
+    assert picture.body.startswith(b"<svg")
+    chinese = it.browser.get(f"/disk/{it.key('nas.img')}?lang=zh")
+    assert "操作" in chinese.text
+    assert 'lang="zh-Hans"' in chinese.text
+    assert "磁盘" in it.browser.get("/").text  # the cookie keeps it
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    disk = empty(tmp_path / "<img src=x onerror=alert(1)>.img", 64 * MIB)
+    it = desk(tmp_path, disk)
+    for path in ("/", f"/disk/{it.key(disk.name)}"):
+        assert b"<img src=x" not in it.browser.get(path).body
+
+
+def test_an_event_stream_ends_with_the_job(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path / "nas.img", 64 * MIB)
+    it = desk(tmp_path, disk)
+    path, _ = it.plan({"verb": "grow", "disk": it.key("nas.img")})
+    job = it.browser.follow(it.browser.post(path, {"word": "nas.img"}))
+    answer = it.browser.get(f"{job}/events", headers={"accept": "text/event-stream"})
+    assert answer.header("content-type").startswith("text/event-stream")
+    last = answer.body.decode().strip().split("\n\n")[-1]
+    assert '"over": true' in last
+    assert '"state": "done"' in last
+
+
+def test_a_browser_that_leaves_changes_nothing(tmp_path: Path, image: Path) -> None:
+    target = empty(tmp_path / "new.img", 64 * MIB)
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(image, images)
+    it = desk(tmp_path, target, images=images)
+    (file,) = it.site.shelf.files()
+    path, page = it.plan({"verb": "restore", "disk": it.key("new.img"), "from": f"file:{file.key}"})
+    assert str(file.path) in page
+    job = it.browser.follow(it.browser.post(path, {"word": "new.img"}))
+    it.browser.post("/logout")
+    again = Browser(it.browser.app)
+    assert again.post("/login", {"code": it.codes[-1]}).status == 303
+    it.browser = again
+    assert "restored" in it.wait(job)
