@@ -261,3 +261,47 @@ def test_a_browser_that_leaves_changes_nothing(tmp_path: Path, image: Path) -> N
     assert again.post("/login", {"code": it.codes[-1]}).status == 303
     it.browser = again
     assert "restored" in it.wait(job)
+
+
+def test_download(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path / "nas.img", 64 * MIB)
+    it = desk(tmp_path, disk)
+    path, page = it.plan({"verb": "capture", "disk": it.key("nas.img"), "to": "download"})
+    assert "Type nas.img" not in page  # nothing is written to the disk
+    job = it.browser.follow(it.browser.post(path))
+    assert it.browser.request("HEAD", f"{job}/download").status == 404
+    answer = it.browser.get(f"{job}/download")
+    assert answer.header("content-disposition") == 'attachment; filename="nas.img.raw.zst"'
+    assert not answer.cut
+    image = tmp_path / "got.raw.zst"
+    image.write_bytes(answer.body)
+    onebay("verify", image, "--against", disk)
+    assert "done" in it.wait(job)
+    assert it.browser.get(f"{job}/download").status == 409
+
+
+def test_a_download_that_fails_is_cut(tmp_path: Path) -> None:
+    """The disk goes away between plan and download: the browser must not take what it got for whole."""
+    disk = make_disk(tmp_path / "nas.img", 64 * MIB)
+    it = desk(tmp_path, disk)
+    path, _ = it.plan({"verb": "capture", "disk": it.key("nas.img"), "to": "download"})
+    job = it.browser.follow(it.browser.post(path))
+    disk.unlink()
+    answer = it.browser.get(f"{job}/download")
+    assert answer.cut
+    assert "no such file" in it.wait(job)
+
+
+def test_capture_to_a_file_and_shrink(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path / "nas.img", 96 * MIB, used=64 * MIB)
+    images = tmp_path / "images"
+    images.mkdir()
+    it = desk(tmp_path, disk, images=images)
+    key = it.key("nas.img")
+    assert "done" in it.run({"verb": "capture", "disk": key, "to": "file", "name": "nas"}, "")
+    onebay("verify", images / "nas.raw.zst", "--against", disk)
+    again = it.browser.post("/plan", {"verb": "capture", "disk": key, "to": "file", "name": "nas"})
+    assert again.status == 409
+    assert "done" in it.run({"verb": "shrink", "disk": key, "name": "small"}, "")
+    assert (images / "small.img").stat().st_size < 96 * MIB
+    assert file_system(images / "small.img")[1] == CONTENT

@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Message
 
 from onebay.base import tool
 from onebay.web.access import Access
-from onebay.web.app import Site, build
+from onebay.web.app import build
 from onebay.web.disks import Shelf
+from onebay.web.site import Site
 
 HOST = "127.0.0.1:8443"
 PATIENCE = 120.0

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, closing
+import os
+import sys
+import tempfile
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,23 +24,28 @@ from onebay.cli.options import (
     reading_options,
     sector_option,
 )
-from onebay.cli.progress import answer, events_option, human, renderer
+from onebay.cli.progress import answer, events_option, human, remark, renderer
 from onebay.cli.shrink import kernel_of, scratch_folder, scratch_option, show, tell_notes
+from onebay.image import StreamSink
 from onebay.ops.capture import SUFFIX, Captured, capture, look, needed_with, refuse_busy
 from onebay.ops.disk import open_any
 from onebay.ops.shrink import find_route, plan_shrink
 from onebay.ops.shrinkdisk import shrunk, warn_losses
+from onebay.source import HttpPut
+from onebay.source.exchange import parse_url
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from onebay.base.event import Report
     from onebay.block import Reading, Volume
 
+STDOUT = "-"
+
 
 @click.command()
 @click.argument("disk", type=PATH)
-@click.argument("image", type=PATH)
+@click.argument("image")
 @click.option("--all", "everything", is_flag=True, help="Keep the whole tail, not only its first 256 MiB.")
 @click.option("--minimize", is_flag=True, help="Make the disk in the image as small as it can be.")
 @inside_option("only what is used inside is kept, encrypted as it is")
@@ -52,7 +61,7 @@ if TYPE_CHECKING:
 @events_option
 def command(
     disk: Path,
-    image: Path,
+    image: str,
     everything: bool,
     minimize: bool,
     key_file: Path | None,
@@ -67,18 +76,18 @@ def command(
     reading: Reading,
     cache: Path,
 ) -> None:
-    """Write what matters of DISK to IMAGE, a plain zstd file of the raw disk (NAME.raw.zst)."""
+    """Write what matters of DISK to IMAGE, a plain zstd file of the raw disk (NAME.raw.zst).
+
+    IMAGE may be - for standard output, or an http(s) URL, to which it is sent by PUT. What was cut on the way
+    has no end: onebay verify says so.
+    """
+    place = check_image(image, yes=yes, dry_run=dry_run)
     if minimize and everything:
         raise click.UsageError("--all keeps the tail, --minimize cuts it")
-    if not image.name.endswith(SUFFIX):
-        raise click.UsageError(f"IMAGE must end in {SUFFIX}")
-    check_place(image)
-    if image.exists() and not yes and not dry_run:
-        raise Refused("exists already", volume=str(image), hint="another name, or --yes to replace it")
     report = renderer(events=events)
     key = read_key(key_file) if key_file else b""
-    if image.exists() and disk.exists() and image.samefile(disk):
-        raise Refused("the image would replace the disk", volume=str(image))
+    if place and place.exists() and disk.exists() and place.samefile(disk):
+        raise Refused("the image would replace the disk", volume=image)
     with ExitStack() as stack:
         opened = open_any(disk, reading, sector_size=sector_size, report=report)
         volume = stack.enter_context(closing(opened))
@@ -87,7 +96,7 @@ def command(
             show(plan_shrink(find_route(volume)), as_json=as_json)
             return
         if minimize:
-            folder = scratch_folder(scratch, image.parent)
+            folder = scratch_folder(scratch, place.parent if place else Path(tempfile.gettempdir()))
             captured = minimal(volume, key, folder, cache, stack, report)
         else:
             captured = look(volume, everything=everything, key=key, report=report)
@@ -96,16 +105,61 @@ def command(
             plain = f"{human(captured.keep.size)} of {human(volume.size)} matter; nothing was written"
             answer(json.dumps(document) if as_json else plain)
             return
-        summary = capture(captured, image, level=level, threads=threads, report=report)
+        out = stack.enter_context(sending(image)) if place is None else place
+        summary = capture(captured, out, level=level, threads=threads, report=report)
+    tell = remark if image == STDOUT else answer
     if as_json:
         fields = ("disk_size", "image_size", "frames", "data", "zero", "dont_care", "root", "seconds")
-        document = {"image": str(image), **{key: getattr(summary, key) for key in fields}}
-        answer(json.dumps(document, indent=2))
+        document = {"image": shown(image), **{key: getattr(summary, key) for key in fields}}
+        tell(json.dumps(document, indent=2))
         return
-    answer(
-        f"{image}: {human(summary.image_size)} for {human(captured.keep.size)} that matter "
+    tell(
+        f"{shown(image)}: {human(summary.image_size)} for {human(captured.keep.size)} that matter "
         f"of {human(captured.disk.size)}, in {summary.seconds:.1f} s"
     )
+
+
+def check_image(image: str, *, yes: bool, dry_run: bool) -> Path | None:
+    """Return the path of the image, None where it is a stream; raises UsageError, Refused, Unsupported."""
+    if image == STDOUT:
+        if sys.stdout.isatty() and not dry_run:
+            raise Refused("an image is nothing for a terminal", volume="standard output")
+        return None
+    if image.partition("://")[0].lower() in ("http", "https"):
+        parse_url(image)
+        return None
+    path = Path(image)
+    if not path.name.endswith(SUFFIX):
+        raise click.UsageError(f"IMAGE must end in {SUFFIX}, or be - or an http(s) URL")
+    check_place(path)
+    if path.exists() and not yes and not dry_run:
+        raise Refused("exists already", volume=image, hint="another name, or --yes to replace it")
+    return path
+
+
+def shown(image: str) -> str:
+    """Return how an image is named to people: without what a URL has of passwords and signatures."""
+    if image == STDOUT:
+        return "standard output"
+    return parse_url(image)[0]._replace(query="").geturl() if "://" in image else image
+
+
+@contextmanager
+def sending(image: str) -> Iterator[StreamSink]:
+    """Give what sends an image to standard output or by PUT; raises SourceError."""
+    if image == STDOUT:
+        yield StreamSink(shown(image), to_stdout)
+        return
+    put = HttpPut(image)
+    with closing(put):
+        yield StreamSink(put.name, put.push, put.finish)
+
+
+def to_stdout(data: bytes) -> None:
+    """Write all of `data` to standard output, past every buffer; raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
 
 
 def minimal(

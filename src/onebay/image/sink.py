@@ -1,4 +1,7 @@
-"""A file that gets its name when it is whole: a capture cut short never looks like an image."""
+"""Where an image goes: a file that gets its name when it is whole, or a stream that has its end last.
+
+So a capture cut short never looks like an image: a file does not appear, a stream lacks the index.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from onebay.base.newfile import hidden_name, put_in_place
 from onebay.block.file import open_error, write_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -59,8 +62,48 @@ class Sink:
         self.part.unlink(missing_ok=True)
 
 
+class StreamSink:
+    """Bytes that go out by `push` as they come; `finish` is called after the last. `at` is in bytes."""
+
+    def __init__(
+        self, name: str, push: Callable[[bytes], None], finish: Callable[[], None] = lambda: None
+    ) -> None:
+        self.name, self.push, self.finish = name, push, finish
+        self.at = 0
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Translate failures to write; raises Refused."""
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.name, self.at, error) from error
+
+    def write(self, *parts: bytes) -> None:
+        """Send all of `parts`; raises Refused, and what `push` raises."""
+        with self.guard():
+            for part in parts:
+                self.push(part)
+                self.at += len(part)
+
+
 @contextmanager
-def sink(path: Path) -> Iterator[Sink]:
+def sink(place: Path | StreamSink) -> Iterator[Sink | StreamSink]:
+    """Open a file that becomes `place` only where the block ends well; raises Refused, Missing or Denied.
+
+    A stream is ended there.
+    """
+    if isinstance(place, StreamSink):
+        yield place
+        with place.guard():
+            place.finish()
+        return
+    with file_sink(place) as out:
+        yield out
+
+
+@contextmanager
+def file_sink(path: Path) -> Iterator[Sink]:
     """Open a file that becomes `path` only where the block ends well; raises Refused, Missing or Denied."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):

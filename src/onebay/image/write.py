@@ -29,7 +29,7 @@ from onebay.image.record import (
     group_header,
     pack_kind,
 )
-from onebay.image.sink import Sink, sink
+from onebay.image.sink import Sink, StreamSink, sink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ SPOOL = 8 << 20
 class Summary:
     """What was written; sizes in bytes. `data`, `zero` and `dont_care` add up to `disk_size`."""
 
-    path: Path
+    path: Path | None
     disk_size: int
     image_size: int
     frames: int
@@ -61,7 +61,7 @@ class Summary:
 class ImageWriter:
     """Puts frames and what lies between them in their order."""
 
-    def __init__(self, out: Sink, spool: IO[bytes], seeks: IO[bytes]) -> None:
+    def __init__(self, out: Sink | StreamSink, spool: IO[bytes], seeks: IO[bytes]) -> None:
         self.out, self.spool, self.seeks = out, spool, seeks
         self.table = SeekTable(self.seek)
         self.columns = Columns()
@@ -186,7 +186,7 @@ def check_arguments(volume: Volume, keep: ExtentSet, level: int, threads: int) -
 
 def write_image(
     volume: Volume,
-    path: Path,
+    place: Path | StreamSink,
     *,
     keep: ExtentSet,
     facts: Facts,
@@ -195,11 +195,11 @@ def write_image(
     threads: int = 2,
     report: Report = silent,
 ) -> Summary:
-    """Write the bytes `keep` of `volume` as an image to `path`, which it replaces when it is whole.
+    """Write the bytes `keep` of `volume` as an image to the file `place`, which it replaces when it is whole.
 
     `level` is 1..19. Raises Refused (no space, not an ordinary file, empty disk), Unsupported (too large for
-    the format) and what reading the volume raises; then no file is left behind. Memory: under 120 MB, besides
-    `keep` and `blobs`.
+    the format) and what reading the volume raises; then no file is left behind. A stream gets
+    the same bytes as they come. Memory: under 120 MB, besides `keep` and `blobs`.
     """
     check_arguments(volume, keep, level, threads)
     began = time.monotonic()
@@ -211,10 +211,12 @@ def write_image(
         moved += size
         report(Moved(OP, min(moved, total)))
 
+    path = None if isinstance(place, StreamSink) else place
+    folder = None if path is None else str(path.parent)
     with (
-        sink(path) as out,
-        tempfile.SpooledTemporaryFile(SPOOL, dir=str(path.parent)) as spool,
-        tempfile.SpooledTemporaryFile(SPOOL, dir=str(path.parent)) as seeks,
+        sink(place) as out,
+        tempfile.SpooledTemporaryFile(SPOOL, dir=folder) as spool,
+        tempfile.SpooledTemporaryFile(SPOOL, dir=folder) as seeks,
     ):
         writer = ImageWriter(out, spool, seeks)
         encoder = Encoder(volume, level=level, threads=threads, read=read)

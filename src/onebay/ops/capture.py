@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
 from onebay.base.event import silent
-from onebay.image import Facts, Summary, write_image
+from onebay.image import Facts, StreamSink, Summary, write_image
 from onebay.ops.inspect import inspect_tree, refuse_no_disk
 from onebay.ops.journal import refuse_pending
 from onebay.ops.kit import blob_of
@@ -81,11 +81,11 @@ def refuse_busy(disk: Volume) -> None:
 
 
 def capture(
-    captured: Captured, path: Path, *, level: int = 3, threads: int = 2, report: Report = silent
+    captured: Captured, place: Path | StreamSink, *, level: int = 3, threads: int = 2, report: Report = silent
 ) -> Summary:
-    """Write the image; `level` is zstd's, 1 to 19. An image that was cut short never has its name.
+    """Write the image; `level` is zstd's, 1 to 19. An image that was cut short never has its name, or no end.
 
-    Raises Refused where there is no space, and what reading the disk raises.
+    Raises Refused where there is no space, and what reading the disk or sending raises.
     """
     disk = captured.disk
     table = captured.tree.on(disk)
@@ -98,10 +98,13 @@ def capture(
         smallest_target=disk.size,
         other={"late": late} | ({} if captured.original is None else {"original_size": captured.original}),
     )
-    with on_failure(f"{NOTHING_WRITTEN} to the disk; the unfinished image was removed", disk.name):
+    rest = "the unfinished image was removed"
+    if isinstance(place, StreamSink):
+        rest = f"what went to {place.name} is no whole image"
+    with on_failure(f"{NOTHING_WRITTEN} to the disk; {rest}", disk.name):
         return write_image(
             disk,
-            path,
+            place,
             keep=captured.keep,
             facts=facts,
             blobs=blob_of(captured.tree, report=report),

@@ -4,5 +4,6 @@ from onebay.source.file import FileSource, PipeSource
 from onebay.source.http import HttpSource
 from onebay.source.open import open_source
 from onebay.source.origin import Source
+from onebay.source.put import HttpPut
 
-__all__ = ["FileSource", "HttpSource", "PipeSource", "Source", "open_source"]
+__all__ = ["FileSource", "HttpPut", "HttpSource", "PipeSource", "Source", "open_source"]

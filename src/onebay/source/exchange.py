@@ -80,17 +80,20 @@ class Exchange:
             self.drop()  # the rest of an answer that nobody read
         if self.connection is None:
             self.connection = self.connect()
-        path = self.place.path or "/"
-        target = quote(f"{path}?{self.place.query}" if self.place.query else path, safe=SAFE)
         sent = {"User-Agent": "onebay", "Accept": "*/*", "Accept-Encoding": "identity", **headers}
         if self.auth and self.place[:2] == self.origin[:2]:
             sent["Authorization"] = self.auth
         try:
-            self.connection.request("GET", target, headers=sent)
+            self.connection.request("GET", self.target(), headers=sent)
             self.response = self.connection.getresponse()
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise self.broken(error) from error
         return self.response
+
+    def target(self) -> str:
+        """Return what a request asks for on its server."""
+        path = self.place.path or "/"
+        return quote(f"{path}?{self.place.query}" if self.place.query else path, safe=SAFE)
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection that opens itself at the first request."""

@@ -8,6 +8,7 @@ must be an address or a name of ours, so that no foreign name that is made to le
 from __future__ import annotations
 
 import ipaddress
+import re
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 OPEN = frozenset(("/login", "/onebay.css", "/favicon.svg"))  # what answers without a session
 SAFE = ("GET", "HEAD")
 MOST_BODY = 64 << 10  # bytes of a form
+HOST = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9.-]{1,253}))(?::[0-9]{1,5})?")  # RFC 3986, 3.2.2
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -128,8 +130,6 @@ class Guard:
 
 
 def host_of(text: str) -> str:
-    """Return the host of a Host header, without port and brackets, in small letters."""
-    text = text.strip().lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.rpartition(":")[0] if ":" in text else text
+    """Return the host of a Host header, without port and brackets, in small letters; "" for what is none."""
+    match = HOST.fullmatch(text.strip().lower())
+    return (match[1] or match[2]) if match else ""

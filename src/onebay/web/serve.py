@@ -16,9 +16,10 @@ import uvicorn
 from onebay.base.error import Refused, reason
 from onebay.web import status
 from onebay.web.access import Access
-from onebay.web.app import Site, build
+from onebay.web.app import build
 from onebay.web.certificate import addresses, make
 from onebay.web.disks import Shelf
+from onebay.web.site import Site
 from onebay.web.transfer import CutError
 
 if TYPE_CHECKING:
@@ -64,14 +65,9 @@ class Service:
         self.code, self.fingerprint = "", ""
         shelf = Shelf(scratch, settings.disks, machine=settings.rescue, images=settings.images)
         self.access = Access(self.new_code)
-        self.site = Site(
-            self.access,
-            shelf,
-            settings.rescue,
-            settings.status,
-            settings.media if settings.rescue else None,
-        )
-        app = build(self.site, tls=settings.tls, names=settings.names)
+        self.site = Site(self.access, shelf, settings.rescue, settings.status)
+        media = settings.media if settings.rescue else None
+        app = build(self.site, tls=settings.tls, names=settings.names, media=media)
         self.config = uvicorn.Config(
             app,
             host=settings.host,

@@ -133,7 +133,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "media-open": ("Open partition {number} ({kind})", "打开分区 {number}（{kind}）"),
     "media-close": ("Close {name}", "关闭 {name}"),
-    "media-now": ("Open partitions", "已打开的分区"),
     "images": ("Images", "映像"),
     "no-images": ("No images here.", "这里没有映像。"),
     "plan": ("The plan", "计划"),
@@ -186,7 +185,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "trouble-title": ("That did not work", "操作未成功"),
     "not-found": ("There is nothing here.", "这里没有内容。"),
     "one-at-a-time": ("Wait for the other job: {title}", "请等待另一个任务：{title}"),
-    "expired": ("You were logged out.", "您已退出登录。"),
 }
 
 
