@@ -15,7 +15,7 @@ HEAD = """# Verbs
 
 What `onebay VERB --help` says; written by `make docs`. Exit codes: [errors.md](errors.md).
 More on [boot](verbs/boot.md), [fold](verbs/fold.md), [repair](verbs/repair.md), [rescue](rescue.md),
-[shrink](verbs/shrink.md).
+[shrink](verbs/shrink.md), [web](web.md).
 """
 
 

@@ -283,6 +283,13 @@ def test_links_in_the_folder_of_images_are_not_followed(it: Desk, tmp_path: Path
         choose(form, it.site.shelf, rescue=False)
 
 
+def test_no_code_is_taken_from_the_folder_of_an_image(it: Desk, tmp_path: Path) -> None:
+    for name in ("json.py", "onebay.py", "click.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert "not recognised" in it.browser.get(f"/disk/{it.key('nas.img')}").text
+    assert not (tmp_path / "ran").exists()
+
+
 def test_long_and_broken_forms(it: Desk) -> None:
     assert it.browser.post("/plan", body=[b"x" * (MOST_BODY + 1)]).status == 413
     lying = [b"x" * MOST_BODY, b"x" * MOST_BODY]

@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import json
 import secrets
-import sys
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from onebay.base import tool
 from onebay.base.error import Error, Refused, ToolFailed
 from onebay.block import DeviceVolume, open_disk, whole_disks
+from onebay.web.jobs import ONEBAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -126,7 +126,7 @@ class Shelf:
         """Return what is on a disk: from memory, or by one `onebay inspect` after the other."""
         async with self.looking:
             if disk.key not in self.looks:
-                self.looks[disk.key] = await asyncio.to_thread(inspect, disk.path)
+                self.looks[disk.key] = await asyncio.to_thread(inspect, disk)
             return self.looks[disk.key]
 
     def forget(self, keys: Iterable[str] = ()) -> None:
@@ -154,13 +154,18 @@ def is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def inspect(path: Path) -> Look:
-    """Have the command line look at a disk, in a process of its own: its input is hostile."""
+def inspect(disk: Disk) -> Look:
+    """Have the command line look at a disk, in a process of its own: its input is hostile.
+
+    An image file is named without its folder, which the pages would repeat in every line.
+    """
+    short = not disk.device and not disk.path.name.startswith("-")
+    path, folder = (Path(disk.path.name), disk.path.parent) if short else (disk.path, None)
     with tempfile.TemporaryDirectory(prefix="onebay-") as scratch:
         picture = Path(scratch) / "disk.svg"
-        argv: list[str | Path] = [sys.executable, "-m", "onebay", "inspect", "--json", "--svg", picture, path]
+        argv: list[str | Path] = [*ONEBAY, "inspect", "--json", "--svg", picture, path]
         try:
-            done = tool.run(argv, timeout=PATIENCE, ok=range(-64, 256))
+            done = tool.run(argv, timeout=PATIENCE, cwd=folder, ok=range(-64, 256))
             if done.status:
                 said = done.stderr.decode("utf-8", "replace").strip().splitlines()
                 return Look(None, b"", said[0] if said else f"ended with status {done.status}")

@@ -31,6 +31,8 @@ def bar(view: View, job: Job) -> Html | None:
 
 def figures(view: View, job: Job) -> str:
     """Return amount, rate and time left in words."""
+    if job.state == "done":
+        return ""
     told = job.document()
     parts: list[str] = [told["text"]] if told["text"] and job.state == "running" else []
     if told["total"]:
@@ -132,7 +134,8 @@ def job_page(view: View, job: Job, choice: Choice | None) -> str:
     if job.output.strip():
         answer = tag("section", tag("h2", view("answer")), tag("pre", job.output.rstrip(), tabindex="0"))
     told = facts((view("command"), tag("code", job.command.shown())))
-    return view.page(job.command.title, top, answer, log, told, refresh=None if over else TICK)
+    title = f"{view(choice.verb)} {choice.disk.path.name}" if choice else job.command.title
+    return view.page(title, top, answer, log, told, refresh=None if over else TICK)
 
 
 def waits(job: Job, pipe: str) -> bool:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Pipe = Literal["", "upload", "download"]
+# -P: no module is taken from the folder that we happen to be in
+ONEBAY = (sys.executable, "-P", "-m", "onebay")
 OVER = ("done", "failed", "cancelled")
 LINES = 400  # of the log that are kept
 LONGEST_LINE = 1 << 14
@@ -110,7 +112,7 @@ class Job:
 
     def start(self) -> Popen[bytes]:
         """Start the child; raises ToolMissing or Refused."""
-        argv = [sys.executable, "-m", "onebay", *self.command.argv]
+        argv = [*ONEBAY, *self.command.argv]
         try:
             self.process = tool.piped(argv, feed=self.command.pipe == "upload")
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import socket
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -110,24 +111,23 @@ class Service:
             for job in self.site.jobs.close(PATIENCE):
                 self.tell(f"still running: {job.command.shown()}")
 
-    def listen(self) -> Any:
+    def listen(self) -> socket.socket:
         """Return the socket that is listened at; raises Refused."""
-        import socket  # noqa: PLC0415 - to be read beside its use
-
         host, port = self.settings.host, self.settings.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family)
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            sock = socket.socket(family)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # :: listens to IPv4 as well
             sock.bind((host, port))
+            sock.listen(CONNECTIONS)  # before the address is told
         except OSError as error:
             sock.close()
             raise Refused(f"cannot listen: {reason(error)}", volume=f"{host}:{port}") from error
         return sock
 
-    async def both(self, sock: Any) -> None:
+    async def both(self, sock: socket.socket) -> None:
         """Serve, and keep the status file."""
         self.config.load()
         server = uvicorn.Server(self.config)

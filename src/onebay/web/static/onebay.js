@@ -39,6 +39,8 @@ function watch(root) {
   };
 }
 
+let place = location.pathname; // of the page that is shown
+
 async function load(url, options) {
   show(await fetch(url, options));
 }
@@ -50,6 +52,7 @@ async function show(answer) {
   document.title = page.title;
   document.querySelector("main").replaceWith(document.importNode(main, true));
   if (answer.url !== location.href) history.pushState(null, "", answer.url);
+  place = location.pathname;
   begin();
   document.querySelector("main").focus();
 }
@@ -102,5 +105,7 @@ function begin() {
   watch(root);
 }
 
-addEventListener("popstate", () => location.reload());
+addEventListener("popstate", () => {
+  if (location.pathname !== place) location.reload(); // not for the link that skips to the content
+});
 begin();
