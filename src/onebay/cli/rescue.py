@@ -1,81 +1,40 @@
-"""onebay rescue: the rescue system, from Debian packages to a medium that boots."""
+"""onebay rescue: the rescue system, its making and what runs in it.
+
+Each sub-command is imported when it is called: what keeps a rescue system up stays in memory with what it
+needs.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
 
 import click
 
-from onebay.base.error import Refused, reason
-from onebay.cli.boot import cache_option
-from onebay.cli.options import PATH, check_place
-from onebay.cli.progress import answer, events_option, human, renderer
-from onebay.rescue import build as rescue
-from onebay.rescue.lock import format_lock
+# sub-command -> its file in this folder; the name of the command there is that of the sub-command
+COMMANDS = {
+    "build": "rescuebuild",
+    "config": "rescueconfig",
+    "key": "rescuelive",
+    "lock": "rescuebuild",
+    "up": "rescuelive",
+}
+HIDDEN = ("up",)  # for the rescue system itself
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+
+class Commands(click.Group):
+    """A group that imports a sub-command's file when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return [name for name in COMMANDS if name not in HIDDEN]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"onebay.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
 
 
-@click.group()
+@click.command(cls=Commands)
 def command() -> None:
     """Everything onebay does, from RAM: a system made of Debian packages, without root."""
-
-
-def source_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of what asks the archive for packages."""
-    function = click.option(
-        "--sources",
-        type=PATH,
-        metavar="FILE",
-        help="Package sources (.sources or .list) instead of this machine's own.",
-    )(function)
-    return click.option(
-        "--date",
-        type=click.IntRange(0, (1 << 32) - 1),
-        envvar="SOURCE_DATE_EPOCH",
-        metavar="SECONDS",
-        help="Time of every file, since 1970, instead of the lock's; also SOURCE_DATE_EPOCH.",
-    )(function)
-
-
-@command.command()
-@click.argument("out", type=PATH)
-@click.option(
-    "--lock", type=PATH, metavar="FILE", help="Another list of packages, made by: onebay rescue lock."
-)
-@source_options
-@cache_option
-@events_option
-def build(
-    out: Path, lock: Path | None, sources: Path | None, date: int | None, cache: Path, events: bool
-) -> None:
-    """Make the new folder OUT with vmlinuz, initrd and rescue.iso, the same bytes each time.
-
-    rescue.iso boots from CD and from a disk that it was written to, under BIOS and UEFI, Secure Boot too.
-    """
-    check_place(out)
-    made = rescue.build(out, rescue.Choice(lock, sources, date), cache=cache, report=renderer(events=events))
-    for path in (made.kernel, made.initrd, made.iso):
-        answer(f"{path} {human(path.stat().st_size)}")
-
-
-@command.command()
-@click.argument("file", type=PATH)
-@source_options
-@cache_option
-def lock(file: Path, sources: Path | None, date: int | None, cache: Path) -> None:
-    """Write to FILE which packages the archive has now, for: rescue build --lock.
-
-    FILE may be a lock already, and nothing else.
-    """
-    check_place(file)
-    if file.exists():
-        rescue.read_lock(rescue.Choice(file))  # nothing but a lock is replaced
-    text = format_lock(rescue.renew(rescue.Choice(None, sources, date), cache=cache / "rescue"))
-    try:
-        file.write_text(text, "utf-8")
-    except OSError as error:
-        raise Refused(reason(error), volume=str(file)) from error
-    answer(str(file))

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from onebay.base.error import Refused, reason
 from onebay.base.event import Began, Ended, silent
 from onebay.machine import debian
-from onebay.rescue import iso, system, toolbox
+from onebay.rescue import configuration, iso, system, toolbox
 from onebay.rescue.archive import Archive, fetch, from_file, of_release
-from onebay.rescue.files import Tree, rules, unpack
+from onebay.rescue.files import Tree, regular, rules, unpack
 from onebay.rescue.lock import Lock, Package, parse_lock
 
 if TYPE_CHECKING:
     from onebay.base.event import Report
+    from onebay.rescue.live.settings import Document
 
 RELEASE = "trixie"
 KERNEL = "linux-image-amd64"  # depends on the kernel of the day
@@ -51,11 +52,12 @@ LOCK = "packages.lock"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a build may be told: another lock, sources, a time stamp in seconds since 1970."""
+    """What a build may be told: another lock, sources, a time stamp in seconds since 1970, settings."""
 
     lock: Path | None = None
     sources: Path | None = None
     date: int | None = None
+    settings: Document | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +133,20 @@ def build(target: Path, choice: Choice, *, cache: Path, report: Report = silent)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.absolute().parent) as scratch:
         out = Path(scratch) / "out"
         out.mkdir()
-        make(Rescue(out), debs, date, Path(scratch), report)
+        make(Rescue(out), debs, date, Path(scratch), report, settings=choice.settings)
         out.rename(target)
     return Rescue(target)
 
 
-def make(rescue: Rescue, debs: dict[Package, Path], date: int, scratch: Path, report: Report) -> None:
+def make(
+    rescue: Rescue,
+    debs: dict[Package, Path],
+    date: int,
+    scratch: Path,
+    report: Report,
+    *,
+    settings: Document | None = None,
+) -> None:
     """Make the three files from the packages."""
     began = time.monotonic()
     report(Began("system", "the rescue system from its packages"))
@@ -146,6 +156,8 @@ def make(rescue: Rescue, debs: dict[Package, Path], date: int, scratch: Path, re
     (scratch / "tools").mkdir()
     box = toolbox.make({**parts.tree, **tools}, scratch / "tools", date)
     toolbox.refuse_lacking(parts.tree, box)
+    if settings is not None:
+        parts.tree[configuration.BUILT_IN] = regular(configuration.text(settings), 0o600)
     tree = system.system(parts, box)
     report(Ended("system", time.monotonic() - began))
     began = time.monotonic()

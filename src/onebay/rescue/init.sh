@@ -58,6 +58,8 @@ $bb mount -t squashfs -o ro,loop /system.squashfs /lower &&
     give_up "the rescue system cannot be mounted ($memory MB of memory can be used)"
 [ "$memory" -ge LITTLE ] || say "little memory: $memory MB can be used, work may fail; NEEDED MB are needed"
 $bb echo "$ports" > /new/etc/onebay/consoles
+# of a configuration archive, which the boot loader put behind ours
+[ ! -f /onebay/settings.json ] || $bb install -m 600 /onebay/settings.json /new/etc/onebay/settings.json
 for place in dev proc sys; do
     $bb mount --move "/$place" "/new/$place"
 done

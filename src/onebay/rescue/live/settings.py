@@ -71,6 +71,11 @@ class Interface:
     bond: Bond | None = None
 
     @property
+    def nameless(self) -> bool:
+        """Whether it is whatever card has a carrier first."""
+        return not (self.mac or self.name or self.vlan or self.bond)
+
+    @property
     def label(self) -> str:
         """What it is called in messages, and as a device where we make it."""
         if self.name:
