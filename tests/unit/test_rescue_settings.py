@@ -237,12 +237,9 @@ def test_no_layer_at_all(tmp_path: Path) -> None:
     assert found.document == {"version": 1}
 
 
-NAMES = st.sampled_from(
-    (
-        "version network interfaces addresses routes via to mac name vlan bond id parent members mode mtu ssh "
-        "authorized_keys host_keys rsa job restore dns target web port time servers hostname metric onlink dhcp"
-    ).split()
-)
+WORDS = """version network interfaces addresses routes via to mac name vlan bond id parent members mode mtu
+ssh authorized_keys host_keys rsa job restore dns target web port time servers hostname metric onlink dhcp"""
+NAMES = st.sampled_from(WORDS.split())
 LEAVES = (
     st.none()
     | st.booleans()

@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rescueshell import ENTER, Shell, direct, shell
 
 from onebay.base import tool
 from onebay.base.error import Missing
@@ -24,7 +20,6 @@ from onebay.rescue.build import Choice, Rescue, build, read_lock
 from onebay.rescue.lock import format_lock
 
 pytestmark = pytest.mark.vm
-PROMPT = "onebay-rescue:~#"
 OVMF = Path("/usr/share/OVMF")
 DISK_SIZE = 48 << 20
 
@@ -40,43 +35,6 @@ def rescue(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Rescue:
     return build(tmp_path_factory.mktemp("rescue") / "out", Choice(), cache=cache)
 
 
-@dataclass(frozen=True, slots=True)
-class Shell:
-    """The shell on a machine's serial port."""
-
-    guest: qemu.Running
-    port: socket.socket
-
-    def ask(self, command: str) -> str:
-        """Return what a command prints."""
-        before = len(self.guest.output())
-        self.port.sendall(f"{command}; echo end-of-'answer'\n".encode())
-        deadline = time.monotonic() + 180
-        while "end-of-answer" not in (text := self.guest.output()[before:]):
-            assert time.monotonic() < deadline, text[-2000:]
-            time.sleep(0.1)
-        return text.replace("\r", "").partition("end-of-'answer'\n")[2].partition("end-of-answer")[0]
-
-
-@contextmanager
-def shell(machine: qemu.Machine, scratch: Path) -> Iterator[Shell]:
-    """Boot a machine up to the prompt; whoever is joined to its port must read what it says."""
-    with qemu.running(machine, scratch=scratch, serial=scratch / "serial.log") as guest:
-        assert guest.wait(PROMPT, 300, ("Kernel panic",)), guest.output()[-3000:]
-        port = socket.socket(socket.AF_UNIX)
-        port.connect(str(guest.socket))
-        threading.Thread(target=drain, args=(port,), daemon=True).start()
-        yield Shell(guest, port)
-        port.sendall(b"poweroff\n")
-        assert guest.off(120)
-        port.close()
-
-
-def drain(port: socket.socket) -> None:
-    while port.recv(65536):
-        pass
-
-
 def firmware(name: str, scratch: Path) -> tuple[Path, Path] | None:
     """Return OVMF as it comes, or with Microsoft's keys enrolled and Secure Boot enforced."""
     if name == "bios":
@@ -86,18 +44,6 @@ def firmware(name: str, scratch: Path) -> tuple[Path, Path] | None:
     variables = scratch / "vars.fd"
     shutil.copyfile(OVMF / "OVMF_VARS_4M.ms.fd", variables)
     return OVMF / "OVMF_CODE_4M.secboot.fd", variables
-
-
-def direct(rescue: Rescue, memory_mb: int, cache: Path) -> qemu.Machine:
-    """Return a machine that is given kernel and initramfs, as over the network or by kexec."""
-    return qemu.Machine(
-        (),
-        accel=accel(cache),
-        memory_mb=memory_mb,
-        kernel=rescue.kernel,
-        initrd=rescue.initrd,
-        cmdline="console=tty0 console=ttyS0,115200 quiet no_timer_check",
-    )
 
 
 def disk_with_table(folder: Path) -> Path:
@@ -175,9 +121,9 @@ def test_kernel_and_initramfs_boot(rescue: Rescue, cache: Path, tmp_path: Path) 
 def test_too_little_memory_is_said(rescue: Rescue, cache: Path, tmp_path: Path, memory_mb: int) -> None:
     machine = direct(rescue, memory_mb, cache)
     with qemu.running(machine, scratch=tmp_path, serial=tmp_path / "serial.log") as guest:
-        assert guest.wait("the rescue system is not whole: too little memory", 120, (PROMPT, "Kernel panic"))
+        assert guest.wait("the rescue system is not whole: too little memory", 120, (ENTER, "Kernel panic"))
         assert guest.wait("no disk was touched; the machine restarts", 10)
-        assert PROMPT not in guest.output()
+        assert ENTER not in guest.output()
 
 
 def test_damage_is_said(rescue: Rescue, cache: Path, tmp_path: Path) -> None:
@@ -187,7 +133,7 @@ def test_damage_is_said(rescue: Rescue, cache: Path, tmp_path: Path) -> None:
     initrd.write_bytes(data)
     machine = replace(direct(rescue, 256, cache), initrd=initrd)
     with qemu.running(machine, scratch=tmp_path, serial=tmp_path / "serial.log") as guest:
-        assert guest.wait("the rescue system has damage", 120, (PROMPT, "Kernel panic"))
+        assert guest.wait("the rescue system has damage", 120, (ENTER, "Kernel panic"))
 
 
 def test_the_same_bytes_again_and_no_larger_than_promised(

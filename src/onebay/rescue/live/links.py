@@ -73,7 +73,7 @@ def link_of(each: dict[str, Any]) -> Link:
 def global_addresses(each: dict[str, Any]) -> Iterator[tuple[WithPrefix, str]]:
     """Yield the addresses that others can reach, each "good", "doubled" or "waiting" (RFC 4862, 5.4)."""
     for found in each.get("addr_info", ()):
-        if found.get("scope") == "global" and "local" in found:
+        if found.get("scope") in ("global", "site") and "local" in found:
             state = "waiting" if found.get("tentative") or found.get("deprecated") else "good"
             state = "doubled" if found.get("dadfailed") else state
             yield ipaddress.ip_interface(f"{found['local']}/{found['prefixlen']}"), state

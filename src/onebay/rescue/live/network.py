@@ -64,9 +64,12 @@ class Network:
 
     def follow_name_servers(self) -> Popen[bytes] | None:
         """Start what writes down name servers of router advertisements (RFC 8106), before the first comes."""
-        hook = ("-H", "/bin/true")
+        number = self.folder / "rdnssd.pid"
+        if alive(number):
+            return None
         try:
-            return tool.spawn(["rdnssd", "-f", "-u", "root", "-r", self.folder / "rdnss", *hook])
+            argv = ["rdnssd", "-f", "-u", "root", "-p", number, "-r", self.folder / "rdnss", "-H", "/bin/true"]
+            return tool.spawn(argv, log=self.folder / "rdnssd.log")
         except (Error, OSError) as error:
             self.failures["rdnssd"] = f"no name servers of router advertisements: {error}"
             return None
