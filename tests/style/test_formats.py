@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 FORMATS = ROOT / "tests" / "format"
 PAGES = ROOT / "docs" / "format"
 FOLDERS = {"table": ("mbr", "gpt"), "name": ("names",)}
-OTHER_PAGES = ("grub",)  # what is read and written, but is no layer
+OTHER_PAGES = ("grub", "settings")  # what is read and written, but is no layer
 KINDS = sorted({folder for probe in PROBES for folder in FOLDERS.get(probe.kind, (probe.kind,))})
 # What every page must speak of: what we read, what we write, what we do not do, what was read to know it.
 TOPICS = (("read",), ("writ",), ("refuse", "kept whole", "not supported"), ("source",))

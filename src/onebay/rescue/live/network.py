@@ -68,7 +68,8 @@ class Network:
         if alive(number):
             return None
         try:
-            argv = ["rdnssd", "-f", "-u", "root", "-p", number, "-r", self.folder / "rdnss", "-H", "/bin/true"]
+            argv: list[str | Path] = ["rdnssd", "-f", "-u", "root", "-H", "/bin/true", "-p", number]
+            argv += ["-r", self.folder / "rdnss"]
             return tool.spawn(argv, log=self.folder / "rdnssd.log")
         except (Error, OSError) as error:
             self.failures["rdnssd"] = f"no name servers of router advertisements: {error}"
