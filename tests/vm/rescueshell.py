@@ -24,13 +24,14 @@ class Shell:
 
     guest: qemu.Running
     port: socket.socket
+    heard: bytearray
 
     def ask(self, command: str) -> str:
         """Return what a command prints."""
-        before = len(self.guest.output())
+        before = len(self.heard)
         self.port.sendall(f"{command}; echo end-of-'answer'\n".encode())
         deadline = time.monotonic() + 180
-        while "end-of-answer" not in (text := self.guest.output()[before:]):
+        while "end-of-answer" not in (text := self.heard[before:].decode("utf-8", "replace")):
             assert time.monotonic() < deadline, text[-2000:]
             time.sleep(0.1)
         return text.replace("\r", "").partition("end-of-'answer'\n")[2].partition("end-of-answer")[0]
@@ -43,18 +44,20 @@ def shell(machine: qemu.Machine, scratch: Path) -> Iterator[Shell]:
         assert guest.wait(ENTER, 300, ("Kernel panic",)), guest.output()[-3000:]
         port = socket.socket(socket.AF_UNIX)
         port.connect(str(guest.socket))
-        threading.Thread(target=drain, args=(port,), daemon=True).start()
+        heard = bytearray()
+        threading.Thread(target=listen, args=(port, heard), daemon=True).start()
         port.sendall(b"\n")
         assert guest.wait(PROMPT, 400, ("Kernel panic",)), guest.output()[-3000:]
-        yield Shell(guest, port)
+        yield Shell(guest, port, heard)
         port.sendall(b"poweroff\n")
         assert guest.off(120)
         port.close()
 
 
-def drain(port: socket.socket) -> None:
-    while port.recv(65536):
-        pass
+def listen(port: socket.socket, heard: bytearray) -> None:
+    """Keep what a port says; QEMU's log of it repeats a byte that nobody took at once."""
+    while data := port.recv(65536):
+        heard += data
 
 
 def direct(rescue: Rescue, memory_mb: int, cache: Path, words: str = "") -> qemu.Machine:

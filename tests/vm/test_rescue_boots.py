@@ -122,7 +122,7 @@ def test_too_little_memory_is_said(rescue: Rescue, cache: Path, tmp_path: Path, 
     machine = direct(rescue, memory_mb, cache)
     with qemu.running(machine, scratch=tmp_path, serial=tmp_path / "serial.log") as guest:
         assert guest.wait("the rescue system is not whole: too little memory", 120, (ENTER, "Kernel panic"))
-        assert guest.wait("no disk was touched; the machine restarts", 10)
+        assert guest.wait("no disk was touched; the machine restarts", 150)
         assert ENTER not in guest.output()
 
 
