@@ -14,11 +14,13 @@ import click
 COMMANDS = {
     "build": "rescuebuild",
     "config": "rescueconfig",
+    "job": "rescuejob",
     "key": "rescuelive",
     "lock": "rescuebuild",
+    "serve": "rescueserve",
     "up": "rescuelive",
 }
-HIDDEN = ("up",)  # for the rescue system itself
+HIDDEN = ("job", "up")  # for the rescue system itself
 
 
 class Commands(click.Group):

@@ -75,8 +75,9 @@ class Machine:
     `firmware` are the OVMF code and variables for UEFI, None for SeaBIOS; `share` is a folder given to the
     guest over 9p under the tag "share"; `kernel` and `initrd` bypass the firmware's choice of a disk.
     `forwards` are pairs of a TCP port on the host's loopback and one of the guest; without any there is no
-    network, and with some the guest can still call nobody unless it is `online`. `cpu`, `nic` and `mac` are
-    in QEMU's words. A machine ends where its system restarts, unless it may `restart`.
+    network, and with some the guest can still call nobody unless it is `online`. Its DHCP `offers` a file to
+    boot from, a URL or a name in the folder `tftp`, and then that comes first. `cpu`, `nic` and `mac` are in
+    QEMU's words. A machine ends where its system restarts, unless it may `restart`.
     """
 
     drives: tuple[Drive, ...]
@@ -93,6 +94,8 @@ class Machine:
     cpu: str = ""
     nic: str = "virtio-net-pci"
     mac: str = ""
+    offers: str = ""
+    tftp: Path | None = None
     restart: bool = False
     screen: Screen | None = None
     sticks: tuple[Stick, ...] = ()
@@ -168,14 +171,14 @@ def network_argv(machine: Machine) -> list[str]:
     if not machine.forwards and not machine.online:
         return []
     rules = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in machine.forwards)
-    mac = f",mac={machine.mac}" if machine.mac else ""
-    return [
-        "-netdev",
-        f"user,id=n0,restrict={'off' if machine.online else 'on'}{rules}",
-        "-device",
-        # without its ROM the card offers the firmware nothing to boot from
-        f"{machine.nic},netdev=n0,romfile={mac}",
-    ]
+    rules += f",bootfile={machine.offers.replace(',', ',,')}" if machine.offers else ""
+    rules += f",tftp={comma(machine.tftp)}" if machine.tftp else ""
+    card = f"{machine.nic},netdev=n0" + (f",mac={machine.mac}" if machine.mac else "")
+    card += ",bootindex=0" if machine.offers else ""
+    # without its ROM, iPXE, the card offers a BIOS nothing to boot from; UEFI has drivers of its own
+    card += "" if machine.offers and not machine.firmware else ",romfile="
+    restrict = "off" if machine.online else "on"
+    return ["-netdev", f"user,id=n0,restrict={restrict}{rules}", "-device", card]
 
 
 def screen_argv(screen: Screen | None) -> list[str]:

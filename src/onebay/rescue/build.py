@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from onebay.base.error import Refused, reason
 from onebay.base.event import Began, Ended, silent
 from onebay.machine import debian
-from onebay.rescue import configuration, iso, system, toolbox
+from onebay.rescue import configuration, iso, netboot, system, toolbox
 from onebay.rescue.archive import Archive, fetch, from_file, of_release
 from onebay.rescue.files import Tree, regular, rules, unpack
 from onebay.rescue.lock import Lock, Package, parse_lock
@@ -174,8 +174,9 @@ def make(
     iso.make_iso(
         rescue.iso, kernel=loaders[0], initrd=loaders[1], build=tools, box=box, scratch=scratch / "iso"
     )
-    for path in rescue.folder.iterdir():
-        path.chmod(0o644)
+    netboot.write(rescue.folder, tools)
+    for path in rescue.folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     shutil.rmtree(scratch / "iso")
     report(Ended("iso", time.monotonic() - began))
 
