@@ -116,6 +116,10 @@ def test_nothing_set_is_dhcp_and_ra_for_all() -> None:
         ({"job": {"target": "only"}}, r"job\.restore: is missing"),
         ({"job": {"restore": "http://a/b", "target": "sda"}}, r"job\.target: expected serial:"),
         ({"job": {"restore": "http://a/b", "target": "only", "digest": "x"}}, r"job\.digest: expected"),
+        (
+            {"job": {"restore": "http://a/b", "target": "only", "public_key": "x"}},
+            r"job\.public_key: expected",
+        ),
     ],
 )
 def test_what_is_wrong_is_called_by_its_key(document: object, says: str) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from onebay.base import tool
-from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted
+from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted, Refused, reason
 from onebay.rescue.live.progress import Heard
 from onebay.rescue.live.status import write_status
 from onebay.rescue.live.target import against
@@ -166,7 +166,23 @@ class Run:
         """Return the command line of the restore."""
         argv = [sys.executable, "-m", "onebay", "restore", self.job.restore, str(disk.path)]
         argv += ["--yes", "--json", "--events", "--patience", str(self.around.patience)]
-        return argv + (["--digest", self.job.digest] if self.job.digest else [])
+        if serial := disk.identity.get("serial"):
+            argv += ["--expect-serial", serial]
+        if self.job.digest:
+            argv += ["--digest", self.job.digest]
+        if self.job.public_key:
+            argv += ["--public-key", str(self.key_file(self.job.public_key))]
+        return argv
+
+    def key_file(self, key: str) -> Path:
+        """Return a PEM file with the key, beside the files of status; raises Refused."""
+        path = self.around.status.parent.with_name("image.pub")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"-----BEGIN PUBLIC KEY-----\n{key}\n-----END PUBLIC KEY-----\n", "ascii")
+        except OSError as error:
+            raise Refused(reason(error), volume=str(path)) from error
+        return path
 
     def restore(self, disk: Disk) -> Outcome:
         """Run the restore to its end; raises Interrupted where we are asked to stop, after it has ended."""

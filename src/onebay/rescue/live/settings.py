@@ -118,11 +118,15 @@ class Web:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be done with nobody there; `before_write` is what follows a failure before any write."""
+    """What is to be done with nobody there; `before_write` is what follows a failure before any write.
+
+    The image has the root `digest`, or a signature by the owner of `public_key`, the base64 of a PEM file.
+    """
 
     restore: str
     target: str
     digest: str | None = None
+    public_key: str | None = None
     then: str = "stay"
     webhook: str | None = None
     before_write: str = "stay"
@@ -296,6 +300,7 @@ def parse_job(found: Values, *, whole: bool) -> Job:
         restore=found.take("restore", values.url(SCHEMES)) or "",
         target=found.take("target", parse_target) or "",
         digest=found.take("digest", values.digest),
+        public_key=found.take("public_key", values.public_key),
         then=found.take("then", values.one_of(("reboot", "poweroff", "stay"))) or "stay",
         webhook=found.take("webhook", values.url(SCHEMES)),
         before_write=found.take("before_write", values.one_of(("reboot", "stay"))) or "stay",

@@ -36,6 +36,7 @@ SSH_KINDS = (
     "sk-ssh-ed25519@openssh.com",
     "sk-ecdsa-sha2-nistp256@openssh.com",
 )
+ED25519 = bytes.fromhex("302a300506032b6570032100")  # before the key's 32 bytes
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 WithPrefix = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -214,6 +215,18 @@ def url(schemes: Sequence[str]) -> Callable[[object, str], str]:
         return whole
 
     return read
+
+
+def public_key(value: object, at: str) -> str:
+    """Return an ed25519 public key as a PEM file has it between its lines (RFC 8410, 4); padding may lack."""
+    plain = text(value, at).rstrip("=")
+    try:
+        raw = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != len(ED25519) + 32 or not raw.startswith(ED25519):
+        raise wrong(at, "the middle line of an ed25519 public key in PEM", value)
+    return base64.b64encode(raw).decode()
 
 
 def ssh_key(value: object, at: str) -> str:
