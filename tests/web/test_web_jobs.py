@@ -305,3 +305,13 @@ def test_capture_to_a_file_and_shrink(tmp_path: Path) -> None:
     assert "done" in it.run({"verb": "shrink", "disk": key, "name": "small"}, "")
     assert (images / "small.img").stat().st_size < 96 * MIB
     assert file_system(images / "small.img")[1] == CONTENT
+
+
+def test_another_image_than_the_one_meant(tmp_path: Path, image: Path) -> None:
+    it = desk(tmp_path, empty(tmp_path / "new.img", 64 * MIB), images=image.parent)
+    (file,) = it.site.shelf.files()
+    form = {"verb": "restore", "disk": it.key("new.img"), "from": f"file:{file.key}"}
+    _, page = it.plan(form | {"digest": "sha256:" + "0" * 64})
+    assert "Do it" not in page
+    assert "This cannot be done; nothing was written" in page
+    assert "expected sha256:0000" in page

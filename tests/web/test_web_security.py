@@ -231,6 +231,8 @@ HOSTILE = [
     {"from": "file:../../etc/passwd"},
     {"from": "file:"},
     {"from": ""},
+    {"from": "url", "url": "http://a/", "digest": "--yes"},
+    {"from": "url", "url": "http://a/", "digest": "sha256:" + "g" * 64},
     {"kit": "file:/etc/passwd"},
     {"kit": "url", "url": "/etc/passwd"},
     {"to": "file", "name": "../../etc/cron"},

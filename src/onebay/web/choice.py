@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST_URL = 4096
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 EXPECT = re.compile(r"[ -~]{1,100}")
 
 
@@ -85,7 +86,11 @@ def capture(form: Mapping[str, str], disk: Disk, shelf: Shelf) -> Choice:
 
 def restore(form: Mapping[str, str], disk: Disk, shelf: Shelf) -> Choice:
     """A restore: from the browser, a URL, or a file that is offered."""
-    extra = ("--verify",) if form.get("verify") else ()
+    extra: tuple[str, ...] = ("--verify",) if form.get("verify") else ()
+    if digest := form.get("digest", "").strip():
+        if not DIGEST.fullmatch(digest):
+            raise Refused("a digest is sha256: and 64 hexadecimal digits", found=digest[:80])
+        extra += ("--digest", digest)
     match form.get("from", "").split(":", 1):
         case ["upload"]:
             argv = ("restore", *extra, "-", str(disk.path))

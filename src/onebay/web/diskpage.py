@@ -153,7 +153,8 @@ def restore(view: View, disk: Disk, files: list[tuple[str, str]]) -> Html:
     """Return the form of a restore from a URL or a file."""
     sources = select("from", view("from"), "from", [("url", view("from-url")), *files])
     url = text_field("url", view("url"), "restore-url", inputmode="url", spellcheck="false")
-    return action(view, disk, "restore", sources, url, check("verify", view("verify"), "verify"))
+    digest = text_field("digest", view("digest"), "digest", spellcheck="false")
+    return action(view, disk, "restore", sources, url, digest, check("verify", view("verify"), "verify"))
 
 
 def upload(view: View, disk: Disk) -> Html:

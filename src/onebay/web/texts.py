@@ -83,6 +83,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "from": ("Where from", "来源"),
     "from-url": ("An address", "网址"),
+    "digest": (
+        "Root digest, sha256:..., of the one image to accept (optional)",
+        "只接受此根摘要 sha256:... 的映像（可选）",
+    ),
     "verify": ("Read everything back before the disk becomes bootable", "在磁盘可启动之前回读校验全部内容"),
     "upload": ("Restore from this device", "从此设备恢复"),
     "upload-what": (
