@@ -139,14 +139,15 @@ def set_clock(servers: Sequence[str], url: str | None, built: float) -> tuple[bo
 
 
 def step(behind: float, of: str) -> str:
-    """Move the clock and return what was done."""
+    """Move the clock and return what was done, where that is worth a word."""
     if abs(behind) < SMALL:
         return ""
+    before = day()
     try:
         time.clock_settime(time.CLOCK_REALTIME, time.time() + behind)
     except (OSError, OverflowError, ValueError) as error:
         return f"the clock cannot be set: {error}"
-    return f"the clock was set by {of}, by {behind:+.0f} s"
+    return f"the clock said {before} and was set by {of}"
 
 
 def day() -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WIDTH = 79
-LABEL = 13
+LABEL = 15
 MOST_LINES = 40
 MOST_TEXT = 400  # characters of a note
 PROMPT = "press Enter for a shell"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import Popen
 
+    from onebay.block.pci import Device
     from onebay.rescue.live.plan import Command
     from onebay.rescue.live.settings import Settings
 
@@ -44,6 +45,7 @@ class Network:
         self.settings = settings
         self.folder, self.conf, self.resolv, self.script = folder, conf, resolv, script
         self.links: tuple[Link, ...] = ()
+        self.driverless: list[Device] = []
         self.set_up: dict[str, Interface] = {}  # by name of the device
         self.asking: dict[str, Popen[bytes]] = {}
         self.leases: dict[str, Lease] = {}
@@ -82,6 +84,8 @@ class Network:
     def step(self) -> None:
         """Look at what is there and bring up what is not yet; raises ToolFailed, Inconsistent, OSError."""
         self.links = read_links()
+        self.driverless = without_driver(NETWORK_CLASS)
+        self.forget()
         parts = {part for each in self.settings.interfaces for part in parts_of(each)}
         named = [each for each in self.settings.interfaces if not each.nameless]
         for interface in named:
@@ -101,6 +105,17 @@ class Network:
             if found := find(name, self.links):
                 self.follow_dhcp(interface, found)
         self.write_resolv()
+
+    def forget(self) -> None:
+        """Forget cards that were taken out: what comes in their place is brought up anew."""
+        there = {link.name for link in self.links}
+        for name in [name for name in self.set_up if name not in there]:
+            del self.set_up[name]
+            self.leases.pop(name, None)
+            if child := self.asking.pop(name, None):
+                child.terminate()
+                child.wait()
+            (self.folder / f"{name}.lease").unlink(missing_ok=True)
 
     def make(self, interface: Interface) -> None:
         """Make a VLAN or a bond that is not there; add members that came late."""

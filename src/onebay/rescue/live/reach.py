@@ -63,7 +63,8 @@ def attempt(host: str, port: int, family: socket.AddressFamily) -> str:
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     except socket.gaierror as error:
-        return "no address" if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA) else reason(error)
+        none = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
+        return "no address" if error.errno in none else reason(error)
     except (OSError, UnicodeError) as error:
         return str(error)
     for *_, place in found[:MOST]:
