@@ -113,7 +113,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, str]:
-    """A disk with a partition that nothing is in, its image, and the digest."""
+    """A disk with two partitions that nothing is in, its image, and the digest."""
     folder = tmp_path_factory.mktemp("made")
     disk = folder / "disk"
     disk.write_bytes(bytes(SIZE))
@@ -123,7 +123,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, str]:
         file.seek(10 * MIB)
         file.write(random.Random(3).randbytes(20 * MIB))
     volume = FileVolume(disk)
-    facts = Facts("disk", "2026-01-01T00:00:00Z")
+    argv = [sys.executable, "-m", "onebay", "inspect", "--json", disk]
+    layers = json.loads(subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout)
+    facts = Facts("disk", "2026-01-01T00:00:00Z", layers)
     done = write_image(volume, folder / "image", keep=ExtentSet.single(0, SIZE), facts=facts)
     volume.close()
     return disk.read_bytes(), (folder / "image").read_bytes(), f"sha256:{done.root}"
@@ -245,6 +247,35 @@ def test_the_same_job_again_goes_on(bench: Bench, made: tuple[bytes, bytes, str]
     assert code == 0
     assert disk.path.read_bytes() == bench.raw
     assert bench.powered == ["reboot"]
+
+
+@pytest.mark.parametrize("again", ["no", "yes"])
+def test_a_disk_that_was_restored_before_is_not_set_back(bench: Bench, again: str) -> None:
+    """A machine that starts from the rescue medium again has been in use since."""
+    disk = bench.disk("a", SIZE + 8 * MIB)
+    assert bench.run([disk], then="reboot")[0] == 0
+    with disk.path.open("r+b") as file:
+        file.seek(12 * MIB)
+        file.write(b"photo")
+    used = disk.path.read_bytes()
+    code, status = bench.run([disk], then="reboot", again=again)
+    if again == "yes":
+        assert code == 0
+        assert disk.path.read_bytes()[12 * MIB :][:5] != b"photo"
+        return
+    assert code == 3
+    assert "holds this image's disk already" in str(status["error"])
+    assert disk.path.read_bytes() == used
+    assert bench.powered == ["reboot"]
+
+
+def test_a_half_written_disk_is_not_restarted_from_whatever_fails_then(bench: Bench) -> None:
+    test_after_a_write_that_failed_it_never_restarts(bench)
+    bench.site.image = b"gone"
+    code, status = bench.run([Disk(bench.folder / "a", SIZE)], then="reboot", before_write="reboot")
+    assert code == 4
+    assert bench.powered == []
+    assert "was incomplete before and cannot boot" in str(status["error"])
 
 
 def test_a_target_that_is_too_small(bench: Bench) -> None:

@@ -30,7 +30,7 @@ from onebay.cli.smaller import plan_smaller, restore_here, room_on
 from onebay.cli.trusting import trust_options
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.grow import grow, plan_grow
-from onebay.ops.identity import signs_in, warn_twins
+from onebay.ops.identity import signs_in, twin_of, warn_twins
 from onebay.ops.inkernel import find_request
 from onebay.ops.restore import carries_marker, open_image, restore
 from onebay.ops.run import Plan, on_failure
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How long to wait for a server that does not answer, instead of some seconds.",
 )
+@click.option("--once", is_flag=True, help="Refuse a TARGET that holds this image's disk already.")
 @click.option("--verify", is_flag=True, help="Read everything back before the disk becomes bootable.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @dry_run_option
@@ -86,6 +87,7 @@ def command(
     journal: Path | None,
     trust: Trust,
     patience: int | None,
+    once: bool,
     verify: bool,
     threads: int,
     dry_run: bool,
@@ -105,8 +107,7 @@ def command(
     key = key_for(key_file, journal, no_grow=no_grow)
     with closing(open_source(image, patience=patience, report=report)) as source:
         opened = open_image(source)
-        trust.check(opened)
-        check_place(target)
+        admit(opened, target, trust, once=once)
         room = room_on(target, size, opened.disk_size, expect_serial)
         if room < opened.disk_size:
             plan = plan_smaller(opened, target, room)
@@ -146,6 +147,27 @@ def command(
                 "notes": notes,
             }
     tell(text, as_json=as_json)
+
+
+def admit(opened: Image | Stream, target: Path, trust: Trust, *, once: bool) -> None:
+    """Raise Refused where the image is not the one that is meant, or with `once` is on the target already.
+
+    A restore that was interrupted is not: its tables come last.
+    """
+    trust.check(opened)
+    check_place(target)
+    if not once or not target.exists():
+        return
+    sector_size = None if is_device(target) else opened.manifest.sector_size
+    with closing(open_disk(target, sector_size=sector_size)) as disk:
+        twin = twin_of(disk, signs_in(opened.facts.layers))
+    if twin is not None and not twin.labels_only:
+        what = sorted(twin.shared)[0]
+        raise Refused(
+            f"holds this image's disk already, by its {what.what} {what.value}",
+            volume=str(target),
+            hint="what was written to it since would be lost; leave out --once to restore it all the same",
+        )
 
 
 def key_for(key_file: Path | None, journal: Path | None, *, no_grow: bool) -> bytes:

@@ -12,12 +12,15 @@ import signal
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from onebay.base import tool
 from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted, Refused, reason
+from onebay.block import open_disk
+from onebay.ops.target import MARK
 from onebay.rescue.live.progress import Heard
 from onebay.rescue.live.status import write_status
 from onebay.rescue.live.target import against
@@ -140,6 +143,9 @@ class Run:
             outcome = Outcome(error.code, str(error), error.state)
         except KeyboardInterrupt:
             outcome = Outcome(Interrupted.code, "interrupted", NOTHING_WRITTEN)
+        if outcome.code and self.disk is not None and not outcome.wrote and incomplete(self.disk):
+            state = f"nothing was written this time; {self.disk.path} was incomplete before and cannot boot"
+            outcome = Outcome(outcome.code, outcome.text, state)
         if outcome.code == 0:
             self.finish("done", outcome, self.job.then)
         else:
@@ -166,6 +172,8 @@ class Run:
         """Return the command line of the restore."""
         argv = [sys.executable, "-m", "onebay", "restore", self.job.restore, str(disk.path)]
         argv += ["--yes", "--json", "--events", "--patience", str(self.around.patience)]
+        if self.job.again != "yes":
+            argv.append("--once")  # a machine that starts from here again must not lose what it wrote since
         if serial := disk.identity.get("serial"):
             argv += ["--expect-serial", serial]
         if self.job.digest:
@@ -225,6 +233,15 @@ class Run:
         start = max((n for n, line in enumerate(lines) if line.startswith("onebay: ")), default=0)
         said = ", ".join(lines[start:-1]) or lines[0]
         return Outcome(status, said.removeprefix("onebay: "), lines[-1])
+
+
+def incomplete(disk: Disk) -> bool:
+    """Whether an earlier restore to a disk was not completed, or nobody can tell."""
+    try:
+        with closing(open_disk(disk.path)) as volume:
+            return volume.read(0, len(MARK)) == MARK
+    except (Error, OSError):
+        return True
 
 
 def notes_of(answer: bytes) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BUILT_IN, ARCHIVE, COMMAND_LINE = "built-in settings", "configuration archive", "kernel command line"
 PREFIX = "onebay."
-JOB = ("restore", "target", "digest", "public_key", "then", "webhook", "before_write")
+JOB = ("restore", "target", "digest", "public_key", "then", "webhook", "before_write", "again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,8 @@ class Web:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be done with nobody there; `before_write` is what follows a failure before any write.
+    """What is to be done with nobody there; `before_write` is what follows a failure before any write,
+    `again` is "yes" where a disk that holds the image already is restored anew.
 
     The image has the root `digest`, or a signature by the owner of `public_key`, the base64 of a PEM file.
     """
@@ -130,6 +131,7 @@ class Job:
     then: str = "stay"
     webhook: str | None = None
     before_write: str = "stay"
+    again: str = "no"
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +306,7 @@ def parse_job(found: Values, *, whole: bool) -> Job:
         then=found.take("then", values.one_of(("reboot", "poweroff", "stay"))) or "stay",
         webhook=found.take("webhook", values.url(SCHEMES)),
         before_write=found.take("before_write", values.one_of(("reboot", "stay"))) or "stay",
+        again=found.take("again", values.one_of(("yes", "no"))) or "no",
     )
     found.done()
     if whole and not (made.restore and made.target):
