@@ -73,6 +73,9 @@ def test_read_only_device(loop: Path) -> None:
     try:
         with pytest.raises(Refused, match="read-only"):
             open_disk(loop, writable=True)
+        disk = open_disk(loop)  # the safest source there is, and no reason not to read it
+        assert disk.busy() is None
+        disk.close()
     finally:
         tool("blockdev", "--setrw", loop)  # a loop device remembers it for its next owner
 

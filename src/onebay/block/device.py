@@ -37,7 +37,7 @@ class DeviceVolume(FileVolume):
         real = path.resolve()
         number = real.stat().st_rdev
         self.number = number
-        if writable and (reason := in_use(number) or attached(number)):
+        if writable and (reason := protected(number) or in_use(number) or attached(number)):
             raise Refused(
                 reason, volume=str(path), hint="unmount it, stop what holds it, or work from a rescue"
             )
@@ -148,13 +148,16 @@ def sequence(number: int) -> str:
     return read_line(SYS / numbers_of(number) / "diskseq")
 
 
+def protected(number: int) -> str | None:
+    """Say that the disk with this device number takes no writes, or None; to read, that is as good."""
+    return "the device is read-only" if read_line(SYS / numbers_of(number) / "ro") == "1" else None
+
+
 def in_use(number: int) -> str | None:
     """Say who uses the disk with this device number or a part of it; None where nobody does."""
     base = SYS / f"{os.major(number)}:{os.minor(number)}"
     for node in family(base):
         try:
-            if base == node and (node / "ro").read_text().strip() == "1":
-                return "the device is read-only"
             numbers = (node / "dev").read_text().strip()
             holders = sorted(entry.name for entry in (node / "holders").iterdir())
         except OSError:
