@@ -31,6 +31,13 @@ fuzz: setup ## MINUTES=30 [TARGET=ext]: look for input that breaks a parser (doc
 	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	nice $(PY) -m fuzz --minutes $(or $(MINUTES),30) $(addprefix --target ,$(TARGET))
 
+bench: setup ## SIZE=small|full ROUNDS=5 [WORK=fresh,aged] [VERB=restore]: measured beside the peers (docs/bench.md)
+	@scripts/setup partclone fsarchiver casync curl || echo "bench: goes on without them"
+	$(PY) -m bench run --size $(or $(SIZE),full) --rounds $(or $(ROUNDS),5) --work "$(WORK)" --verb "$(VERB)"
+
+bench-quick: setup ## a minute: processor seconds beside the baseline; UPDATE=1 renews it
+	$(PY) -m bench quick $(if $(UPDATE),--update)
+
 docs: setup ## write the documents that come from the code
 	$(PY) scripts/verbs.py
 	$(PY) scripts/resize.py
@@ -38,4 +45,4 @@ docs: setup ## write the documents that come from the code
 clean: ## remove the virtual environment and caches inside the checkout
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup demo check test crash vm fuzz docs clean
+.PHONY: help setup demo check test crash vm fuzz bench bench-quick docs clean

@@ -8,10 +8,13 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from bench.machine import ROOT, machine, versions
-from bench.measure import adopt
-from bench.run import run
+from bench import page
+from bench.machine import machine, versions
+from bench.measure import ROOT, adopt
+from bench.quick import quick
+from bench.run import Plan, run
 from bench.work import NAMES, SIZES
 
 RESULTS = ROOT / "bench" / "results"
@@ -20,15 +23,21 @@ RESULTS = ROOT / "bench" / "results"
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="bench", description="measure onebay beside its peers")
-    parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--work", default="", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--verb", default="", help="only these, with commas")
     parser.add_argument("--place", type=Path, default=ROOT / "build" / "bench", help="targets and images")
-    parser.add_argument(
-        "--check", choices=["first", "every"], default="first", help="rounds that are checked"
+    todo = parser.add_subparsers(dest="todo", required=True)
+    runs = todo.add_parser("run", help="measure, and write the results and the page")
+    runs.add_argument("--size", choices=SIZES, default="full")
+    runs.add_argument("--rounds", type=int, default=5)
+    runs.add_argument("--work", default="", help=f"only these, with commas, of {', '.join(NAMES)}")
+    runs.add_argument("--verb", default="", help="only these, with commas")
+    runs.add_argument("--check", choices=["first", "every"], default="first", help="rounds that are judged")
+    runs.add_argument("--out", type=Path, help="file of the results; the page is left alone then")
+    guard = todo.add_parser("quick", help="compare processor seconds with the baseline")
+    guard.add_argument("--update", action="store_true", help="renew the baseline")
+    pages = todo.add_parser("page", help="write results into docs/bench.md")
+    pages.add_argument(
+        "result", type=Path, nargs="?", help="default: the newest, of a full run if there is one"
     )
-    parser.add_argument("--out", type=Path, help="file of the results")
     return parser.parse_args()
 
 
@@ -39,7 +48,7 @@ def split(text: str) -> list[str]:
 
 def cache() -> Path:
     """Return where disks are kept between runs."""
-    path = Path(os.environ.get("ONEBAY_CACHE") or Path.home() / ".cache" / "onebay")
+    path = Path(os.environ.get("ONEBAY_CACHE") or Path.home() / ".cache" / "onebay").resolve()
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -50,39 +59,42 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    """Measure and write the results; 1 where onebay itself failed anywhere."""
+    """Do what is asked for."""
     args = arguments()
+    args.place = args.place.resolve()
     adopt()
+    if args.todo == "quick":
+        return quick(cache(), args.place, say, update=args.update)
+    if args.todo == "page":
+        page.write(args.result or page.newest(RESULTS))
+        return 0
+    return measure_all(args)
+
+
+def measure_all(args: argparse.Namespace) -> int:
+    """Measure and write the results; 1 where onebay itself failed anywhere."""
     started = datetime.now(UTC)
-    result: dict[str, object] = {
+    head = {
         "started": started.isoformat(timespec="seconds"),
         "size": args.size,
         "rounds": args.rounds,
         "machine": machine(cache()),
         "versions": versions(),
     }
-    works = run(
-        split(args.work) or NAMES,
-        split(args.verb),
-        size=args.size,
-        rounds=args.rounds,
-        cache=cache(),
-        place=args.place,
-        say=say,
-        always=args.check == "every",
-    )
-    result["works"] = works
-    out = args.out or RESULTS / f"{started:%Y-%m-%d-%H%M}-{args.size}.json"
+    out = (args.out or RESULTS / f"{started:%Y-%m-%d-%H%M}-{args.size}.json").resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+
+    def save(works: dict[str, Any]) -> None:
+        out.write_text(json.dumps({**head, "works": works}, indent=1) + "\n", "utf-8")
+
+    plan = Plan(args.size, args.rounds, cache(), args.place, split(args.verb), always=args.check == "every")
+    works = run(split(args.work) or NAMES, plan, say, save)
+    save(works)
     say(f"results: {out}")
-    entries = [
-        own
-        for each in works.values()
-        for verb in each.get("verbs", {}).values()
-        for own in [verb.get("onebay")]
-    ]
-    return int(any(own and own["failure"] for own in entries))
+    if not args.out:
+        page.write(out)
+    contests = [verb for each in works.values() for verb in each.get("verbs", {}).values()]
+    return int(any(verb["onebay"]["failure"] for verb in contests))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bench import loop
 from bench.check import Finding, Place, check, checker
 from bench.frame import SIZE, place
-from bench.measure import Job, measure, one
+from bench.measure import ROOT, Job, measure, one
 from bench.peers import PEERS, End, Onebay, Peer, QemuImg, command
 from bench.work import number
 from onebay.base import tool
@@ -327,7 +327,9 @@ def contests(stage: Stage) -> dict[str, Callable[[], list[Entry]]]:
 def serving(images: Path) -> Iterator[str]:
     """Serve a folder on the loopback interface; gives its URL."""
     argv = [sys.executable, "-m", "bench.serve", str(images)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=tool.environment()) as server:
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, text=True, env=tool.environment(), cwd=ROOT
+    ) as server:
         assert server.stdout is not None
         try:
             yield f"http://127.0.0.1:{int(server.stdout.readline())}"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import zstandard
 
+from bench.measure import ROOT
 from onebay import __version__
 from onebay.base import tool
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "partclone",
     "fsarchiver",

@@ -50,7 +50,7 @@ class Peer:
         if self.level != "disk" and not work.partition:
             return "takes one partition, and does not know what is on the partitions here"
         if self.copies_all and not work.whole:
-            return f"would copy all of {work.size >> 40} TiB"
+            return f"would copy all of {work.size >> 30} GiB"
         return self.refuses(work)
 
     def refuses(self, work: Work) -> str:  # noqa: ARG002 - most tools take every file system
@@ -164,6 +164,8 @@ class Fsarchiver(Peer):
     devices = True
 
     def refuses(self, work: Work) -> str:
+        if not work.whole:
+            return "would read every hole of files that are larger than their content by far"
         return "" if work.kind == "ext4" else f"does not restore all that a {work.kind} holds"
 
     def capture(self, source: End, work: Work, out: Path) -> Job:  # noqa: ARG002
@@ -239,7 +241,7 @@ class QemuImg(Peer):
     def lacks(self, work: Work, *, device: bool) -> str:
         """Say why it does not take part: of a device it reads all, of a file no holes."""
         if device and not work.whole:
-            return f"would read all of {work.size >> 40} TiB"
+            return f"would read all of {work.size >> 30} GiB"
         return super().lacks(work, device=device)
 
     def argv(self, *rest: str | Path) -> Pipeline:

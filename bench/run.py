@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,24 @@ from bench.work import describe, stored, work
 from onebay.base.error import Error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from bench.work import Work
 
 Say = Callable[[str], None]
+FEW = 2
 SHORT = ("help", "inspect", "read")  # take no time: more rounds for the same money
 MORE = 3
 
 
 def contest(
-    entries: Sequence[Entry], rounds: int, place: Path, say: Say, *, always: bool = False
+    entries: Sequence[Entry],
+    rounds: int,
+    place: Path,
+    say: Say,
+    *,
+    always: bool = False,
+    warm: bool = False,
 ) -> dict[str, Any]:
-    """Measure entries in turns; `always` judges every round, else the first.
+    """Measure entries in turns; `always` judges every round, else the first; `warm` drops no cache.
 
     An entry that fails, or whose result is judged wrong, leaves the contest: it has no numbers then.
     """
@@ -43,7 +50,7 @@ def contest(
             continue
         entry = next(entry for entry in running if entry.name == name)
         try:
-            go(entry, own, place, judged=always or turn == 0)
+            go(entry, own, place, judged=always or turn == 0, warm=warm)
         except (Error, OSError) as error:
             own["failure"] = str(error)
         if own["failure"]:
@@ -54,11 +61,11 @@ def contest(
     return found
 
 
-def go(entry: Entry, own: dict[str, Any], place: Path, *, judged: bool) -> None:
+def go(entry: Entry, own: dict[str, Any], place: Path, *, judged: bool, warm: bool = False) -> None:
     """Measure one entry once and add what was found to `own`."""
     with tempfile.TemporaryDirectory(dir=place, prefix="round-") as scratch:
         with entry.ready(Path(scratch)) as ready:
-            own["cold"] = cool(ready.reads, programs=not ready.short)
+            own["cold"] = "" if warm else cool(ready.reads, programs=not ready.short)
             done = measure(ready.job)
             if done.failure:
                 own["failure"] = done.failure
@@ -82,45 +89,65 @@ def size_of(path: Path) -> int:
     return path.stat().st_size
 
 
-def run(
-    names: Sequence[str],
-    verbs: Sequence[str],
-    *,
-    size: str,
-    rounds: int,
-    cache: Path,
-    place: Path,
-    say: Say,
-    always: bool = False,
-) -> dict[str, Any]:
-    """Measure `verbs` (all where empty) on the disks `names`; returns what belongs under "works"."""
-    place.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured: `verbs` (all where empty), on disks of a `size`, in so many `rounds`.
+
+    Disks come from `cache`; images and targets are in `place`. The huge disks get `FEW` rounds at most.
+    """
+
+    size: str
+    rounds: int
+    cache: Path
+    place: Path
+    verbs: Sequence[str] = ()
+    always: bool = False
+
+    def wants(self, verb: str) -> bool:
+        """Whether a verb is to be measured."""
+        return not self.verbs or verb in self.verbs
+
+    def turns(self, verb: str, disk: Work | None = None) -> int:
+        """Return the rounds of a verb."""
+        if verb in SHORT:
+            return self.rounds * MORE
+        return self.rounds if disk is None or disk.whole else min(self.rounds, FEW)
+
+
+def run(names: Sequence[str], plan: Plan, say: Say, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure on the disks `names`; returns what belongs under "works", and gives it to `save` after each."""
+    plan.place.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
-    if not verbs or "help" in verbs:
+    if plan.wants("help"):
         say("onebay --help")
-        found["none"] = {"verbs": {"help": contest(helps(), rounds * MORE, place, say)}}
+        found["none"] = {"verbs": {"help": contest(helps(), plan.turns("help"), plan.place, say)}}
     for name in names:
         say(f"{name}: making the disk, where it is not there yet")
         try:
-            disk = work(name, size, cache)
+            disk = work(name, plan.size, plan.cache)
+            found[name] = {**describe(disk), "verbs": verbs_on(disk, plan, say)}
         except (Error, OSError) as error:
             found[name] = {"skipped": str(error)}
             say(f"  {name}: skipped, {error}")
-            continue
-        found[name] = {**describe(disk), "verbs": {}}
-        with tempfile.TemporaryDirectory(dir=place, prefix="images-") as folder:
-            images = Path(folder)
-            with serving(images) as url:
-                stage = Stage(disk, images, url)
-                for verb, entries in contests(stage).items():
-                    if verbs and verb not in verbs:
-                        continue
-                    began = time.monotonic()
-                    say(f"  {name}: {verb}")
-                    turns = rounds * MORE if verb in SHORT else rounds
-                    numbers = contest(entries(), turns, place, say, always=always)
-                    found[name]["verbs"][verb] = numbers
-                    say(f"  {name}: {verb} took {time.monotonic() - began:.0f} s: {line(numbers)}")
+        save(found)
+    return found
+
+
+def verbs_on(disk: Work, plan: Plan, say: Say) -> dict[str, Any]:
+    """Measure the verbs on one disk; the images that restores need are kept as long."""
+    found: dict[str, Any] = {}
+    with (
+        tempfile.TemporaryDirectory(dir=plan.place, prefix="images-") as folder,
+        serving(Path(folder)) as url,
+    ):
+        stage = Stage(disk, Path(folder), url)
+        for verb, entries in contests(stage).items():
+            if plan.wants(verb):
+                began = time.monotonic()
+                say(f"  {disk.name}: {verb}")
+                turns = plan.turns(verb, disk)
+                found[verb] = contest(entries(), turns, plan.place, say, always=plan.always)
+                say(f"  {disk.name}: {verb} took {time.monotonic() - began:.0f} s: {line(found[verb])}")
     return found
 
 

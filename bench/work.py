@@ -7,6 +7,7 @@ import json
 import re
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench import content, loop, make_extents, make_files
@@ -63,10 +64,12 @@ def shapes(size: str) -> dict[str, Shape]:
         aging = Shape(12 * GIB, 3_000_000_000, 64 * MIB)
         huge = Shape(16 * TIB - GIB, 0, 0)
         return {"aging": aging, "files": Shape(8 * GIB, 0, 0), "huge": huge}
+    if size == "quick":
+        return {"aging": Shape(GIB, 200_000_000, 16 * MIB)}
     return {
         "aging": Shape(320 * MIB, 48 << 20, 4 * MIB),
         "files": Shape(64 * MIB, 0, 0),
-        "huge": Shape(TIB, 0, 0),
+        "huge": Shape(64 * GIB, 0, 0),
     }
 
 
@@ -79,31 +82,34 @@ def work(name: str, size: str, cache: Path) -> Work:
         make = samples.build if size == "full" else samples.build_mini
         disk = make(name.removeprefix("sample-"), cache=cache).data
         return Work(name, disk, disk.stat().st_size, stored(disk))
+    if name not in NAMES:
+        raise Unsupported(f"unknown disk {name}", hint=f"one of {', '.join(NAMES)}")
     if name != "fresh" and not loop.possible():
         raise Unsupported(f"{name}: making it needs root and loop devices")
-    shape, count = shapes(size), COUNTS[size]
+    shape, make_disk = maker(name, size, cache)
+    return made(name, size, cache, shape, make_disk)
+
+
+def maker(name: str, size: str, cache: Path) -> tuple[Shape, Callable[[Path], None]]:
+    """Return the shape of a disk and what makes it."""
+    known = shapes(size)
     if name == "fresh":
-        return made(name, size, cache, shape["aging"], lambda disk: make_files.fresh(disk, shape["aging"]))
+        return known["aging"], partial(make_files.fresh, shape=known["aging"])
     if name == "aged":
         young = work("fresh", size, cache).disk
-        return made(
-            name, size, cache, shape["aging"], lambda disk: make_files.aged(disk, shape["aging"], young)
-        )
+        return known["aging"], partial(make_files.aged, shape=known["aging"], young=young)
+    count = COUNTS[size]
     if name == "files":
-        files = shape["files"]
-        return made(name, size, cache, files, lambda disk: make_files.many(disk, files, count["files"]))
-    huge, extents = shape["huge"], count["extents"]
-    if name == "extents-ext4":
-        return made(name, size, cache, huge, lambda disk: make_extents.ext4(disk, huge, extents))
-    if name == "extents-btrfs":
-        return made(name, size, cache, huge, lambda disk: make_extents.btrfs(disk, huge, extents))
-    raise Unsupported(f"unknown work {name}", hint=f"one of {', '.join(NAMES)}")
+        return known["files"], partial(make_files.many, shape=known["files"], count=count["files"])
+    make = make_extents.ext4 if name == "extents-ext4" else make_extents.btrfs
+    return known["huge"], partial(make, shape=known["huge"], extents=count["extents"])
 
 
 def recipe(name: str, size: str, shape: Shape) -> dict[str, str]:
     """Return everything that decides what is on a disk."""
-    sources = {module.__name__: inspect.getsource(module) for module in (content, make_files, make_extents)}
-    return {**sources, "name": name, "size": size, "shape": repr(shape), "counts": repr(COUNTS[size])}
+    modules = (make_files, make_extents) if name.startswith("extents") else (content, make_files)
+    sources = {module.__name__: inspect.getsource(module) for module in modules}
+    return {**sources, "name": name, "size": size, "shape": repr(shape), "counts": repr(COUNTS.get(size))}
 
 
 def made(name: str, size: str, cache: Path, shape: Shape, make: Callable[[Path], None]) -> Work:
@@ -119,7 +125,7 @@ def made(name: str, size: str, cache: Path, shape: Shape, make: Callable[[Path],
     folder = built(cache, f"bench-{name}-{size}", recipe_key(recipe(name, size, shape)), build)
     facts = json.loads((folder / FACTS).read_text())
     disk = folder / DISK
-    whole = shape.size <= TIB // 2
+    whole = not name.startswith("extents")
     return Work(name, disk, shape.size, stored(disk), start=START, end=shape.end, whole=whole, **facts)
 
 
