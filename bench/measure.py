@@ -196,6 +196,8 @@ def start(pipeline: Pipeline, said: IO[bytes]) -> list[subprocess.Popen[bytes]]:
             started.append(process)
             before = process.stdout if process.stdout is not None else subprocess.DEVNULL
     except OSError:
+        if not isinstance(before, int):
+            before.close()
         for process in started:
             process.kill()
             process.wait()
@@ -241,7 +243,7 @@ def run_pipeline(pipeline: Pipeline, totals: Totals, said: IO[bytes], timeout: f
     try:
         started = start(pipeline, said)
     except OSError as error:
-        return [f"{pipeline.programs[0][0]}: {error.strerror}"]
+        return [f"{error.filename}: {error.strerror}"]
     watch = Watch([process.pid for process in started])
     looker = threading.Thread(target=watch.run)
     looker.start()
