@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import sys
@@ -62,6 +63,7 @@ def main() -> int:
     """Do what is asked for."""
     args = arguments()
     args.place = args.place.resolve()
+    compileall.compile_dir(ROOT / "src", quiet=1)  # as an installation does
     adopt()
     if args.todo == "quick":
         return quick(cache(), args.place, say, update=args.update)

@@ -174,6 +174,11 @@ class Totals:
         self.written += usage.ru_oublock * SECTOR
 
 
+def plain() -> dict[str, str]:
+    """Return the environment without what would make Python another one than its users have."""
+    return {key: text for key, text in environment().items() if key == "PYTHONPATH" or key[:6] != "PYTHON"}
+
+
 def start(pipeline: Pipeline, said: IO[bytes]) -> list[subprocess.Popen[bytes]]:
     """Start the programs of a pipeline in a process group of their own."""
     started: list[subprocess.Popen[bytes]] = []
@@ -187,7 +192,7 @@ def start(pipeline: Pipeline, said: IO[bytes]) -> list[subprocess.Popen[bytes]]:
                 stdin=before,
                 stdout=out if last else subprocess.PIPE,
                 stderr=said,
-                env=environment(),
+                env=plain(),
                 cwd=ROOT,
                 process_group=started[0].pid if started else 0,
             )
