@@ -54,6 +54,7 @@ def contest(
         except (Error, OSError) as error:
             own["failure"] = str(error)
         if own["failure"]:
+            own["failure"] = own["failure"].replace(str(place), "PLACE")
             own["rounds"] = []
             say(f"    {name}: failed, {own['failure']}")
         else:
@@ -73,6 +74,7 @@ def go(entry: Entry, own: dict[str, Any], place: Path, *, judged: bool, warm: bo
             size = sum(size_of(path) for path in ready.job.results)
             taken = stored(ready.target) if ready.target else 0
             own["rounds"].append({**asdict(done), "size": size, "taken": taken})
+            del own["rounds"][-1]["said"]  # where files are on this machine is nobody's business
             ready.keep()
         if judged:
             findings = ready.judge()
