@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rescueshell import ENTER, Shell, direct, shell
 
 from onebay.base import tool
 from onebay.base.error import Missing
@@ -18,6 +17,7 @@ from onebay.machine.boot import firmware_files
 from onebay.machine.worker import accel
 from onebay.rescue.build import Choice, Rescue, build, read_lock
 from onebay.rescue.lock import format_lock
+from tests.vm.rescueshell import ENTER, Shell, direct, shell
 
 pytestmark = pytest.mark.vm
 OVMF = Path("/usr/share/OVMF")
