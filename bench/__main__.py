@@ -83,7 +83,9 @@ def measure_all(args: argparse.Namespace) -> int:
         "machine": machine(cache()),
         "versions": versions(),
     }
-    out = (args.out or RESULTS / f"{started:%Y-%m-%d-%H%M}-{args.size}.json").resolve()
+    full = args.size == "full" and not args.work and not args.verb
+    usual = (RESULTS if full else args.place) / f"{started:%Y-%m-%d-%H%M}-{args.size}.json"
+    out = (args.out or usual).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def save(works: dict[str, Any]) -> None:
@@ -93,7 +95,7 @@ def measure_all(args: argparse.Namespace) -> int:
     works = run(split(args.work) or NAMES, plan, say, save)
     save(works)
     say(f"results: {out}")
-    if not args.out:
+    if full and not args.out:
         page.write(out)
     contests = [verb for each in works.values() for verb in each.get("verbs", {}).values()]
     return int(any(verb["onebay"]["failure"] for verb in contests))
