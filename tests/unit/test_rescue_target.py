@@ -114,7 +114,7 @@ class Coming:
 def test_a_second_disk_that_comes_late_is_not_missed() -> None:
     coming = Coming([], [disk("sda")], [disk("sda")], [disk("sda"), disk("sdb")])
     with pytest.raises(Refused, match="more than one"):
-        settled("only", coming, quiet=1.2, longest=30)
+        settled("only", coming, quiet=3, longest=60)
 
 
 def test_the_first_disk_may_come_late() -> None:
