@@ -34,6 +34,7 @@ class Shelf(http.server.BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.headers_seen.append(str(self.headers))
+        there = self.headers.get("If-None-Match") == "*" and self.path in self.kept
         data = bytearray()
         whole = True
         while size := int(self.rfile.readline() or b"0", 16):
@@ -44,9 +45,9 @@ class Shelf(http.server.BaseHTTPRequestHandler):
                 break
         else:
             self.rfile.readline()
-        if whole:
+        if whole and not there:
             self.kept[self.path] = bytes(data)
-        self.send_response(self.status)
+        self.send_response(412 if there else self.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
         self.close_connection = True
@@ -127,6 +128,17 @@ def test_put(tmp_path: Path, disk: Path) -> None:
     assert base64.b64encode(b"me:pass word").decode() in kind.headers_seen[0]
     assert b"sign" not in done.stdout + done.stderr
     assert b"pass" not in done.stdout + done.stderr
+
+
+def test_put_replaces_nothing_unasked(disk: Path) -> None:
+    with shelf() as (kind, where):
+        kind.kept["/x.raw.zst"] = b"an older image"
+        done = onebay("capture", disk, f"http://{where}/x.raw.zst")
+        assert done.returncode == 7
+        assert b"exists already" in done.stderr
+        assert kind.kept["/x.raw.zst"] == b"an older image"
+        assert onebay("capture", "--yes", disk, f"http://{where}/x.raw.zst").returncode == 0
+        assert kind.kept["/x.raw.zst"] != b"an older image"
 
 
 def test_put_that_is_answered_before_its_end(disk: Path) -> None:

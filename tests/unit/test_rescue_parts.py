@@ -374,3 +374,12 @@ def test_only_a_rescue_system_is_brought_up() -> None:
         done = CliRunner().invoke(command, words)
         assert isinstance(done.exception, Refused)
         assert "this machine is none" in str(done.exception)
+
+
+def test_many_addresses_do_not_push_out_the_code() -> None:
+    many = [f"2001:db8::{number:x}" for number in range(40)]
+    web = {"urls": [f"https://[{each}]/" for each in many], "fingerprint": "AB:CD", "code": "WMAH-EDUP"}
+    text = block("a rescue system", {"network": {"addresses": many}, "web": web})
+    assert "WMAH-EDUP" in text
+    assert "AB:CD" in text
+    assert "and 36 more" in text

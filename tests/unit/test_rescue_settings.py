@@ -184,6 +184,8 @@ def test_the_command_line() -> None:
         ("onebay.ip=192.0.2.5/24,,a/b", "onebay.ip: expected a name"),
         ("onebay.ssh=AAA!", "onebay.ssh: expected a public key"),
         ("onebay.web=perhaps", "onebay.web: expected on or off"),
+        ("onebay.target=serial:A onebay.target=only", "onebay.target is there twice"),
+        (f"onebay.restore=http://h/x onebay.target=only {'x' * 2010}", "may be cut"),
         ("onebay.then=explode", "job.then: expected reboot or poweroff or stay"),
         ("onebay.ip", "onebay.ip: expected an address"),
     ],

@@ -52,8 +52,6 @@ def test_the_only_one() -> None:
         disk("sdb", loose="removable"),
         disk("sdc", loose="on USB"),
         disk("sdd", label=LABEL),
-        disk("sde", use="sde1 is mounted on /mnt"),
-        disk("sdf", use="the device is read-only"),
     ]
     assert choose("only", [*others, disk("sda")]).path == Path("/dev/sda")
     with pytest.raises(NoneMeant) as caught:
@@ -61,9 +59,20 @@ def test_the_only_one() -> None:
     text = str(caught.value)
     for each in others:
         assert str(each) in text
-    for why in ("removable", "on USB", "a medium of the rescue system", "mounted on /mnt", "read-only"):
+    for why in ("removable", "on USB", "a medium of the rescue system"):
         assert why in text
     assert caught.value.state == "nothing was written"
+
+
+@pytest.mark.parametrize("use", ["sdb1 is mounted on /mnt", "the device is read-only"])
+@pytest.mark.parametrize("target", ["only", "size:256G"])
+def test_a_disk_in_use_makes_no_other_one_the_only_one(target: str, use: str) -> None:
+    with pytest.raises(Refused, match="more than one disk could be meant") as caught:
+        choose(target, [disk("sda"), disk("sdb", use=use)])
+    assert "/dev/sda" in str(caught.value)
+    assert "/dev/sdb" in str(caught.value)
+    with pytest.raises(Refused, match=use):
+        choose(target, [disk("sdb", use=use), disk("sdc", loose="on USB")])
 
 
 @pytest.mark.parametrize("target", ["only", "size:256G", "size:1G-1T"])

@@ -26,6 +26,7 @@ from onebay.image import Facts, write_image
 from onebay.rescue.live.job import Around, Run, public
 from onebay.rescue.live.progress import Heard
 from onebay.rescue.live.settings import Job
+from onebay.rescue.live.status import write_status
 from onebay.rescue.live.target import choose
 from onebay.rescue.live.webhook import Webhook, post
 
@@ -225,6 +226,25 @@ def test_the_serial_number_is_compared_again(bench: Bench) -> None:
     assert code == 3
     assert "another disk: serial number: expected S-a, found none" in str(status["error"])
     assert disk.path.read_bytes() == b"\xa5" * SIZE
+
+
+def test_the_machine_waits_for_the_work_of_the_page(bench: Bench) -> None:
+    page = bench.folder / "status/web.json"
+    write_status(page, {"jobs": [{"title": "restore sdb", "state": "running"}]})
+    ended: list[list[str]] = []
+
+    def end() -> None:
+        while not any("waits for the work of the page" in line for line in bench.said):
+            time.sleep(0.05)
+        ended.append(list(bench.powered))
+        write_status(page, {"jobs": [{"title": "restore sdb", "state": "done"}]})
+
+    owner = threading.Thread(target=end, daemon=True)
+    owner.start()
+    assert bench.run([bench.disk("a")], then="reboot")[0] == 0
+    owner.join(10)
+    assert ended == [[]]
+    assert bench.powered == ["reboot"]
 
 
 def test_after_a_write_that_failed_it_never_restarts(bench: Bench) -> None:

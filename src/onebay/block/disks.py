@@ -6,17 +6,30 @@ Sources: Documentation/ABI/stable/sysfs-block (removable, ro), Documentation/ABI
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Error
-from onebay.block.device import DISKS, MOST, NO_DISKS, attached, held, identity, in_use, is_device, read_line
+from onebay.block.device import (
+    DISKS,
+    MOST,
+    NO_DISKS,
+    attached,
+    held,
+    identity,
+    in_use,
+    is_device,
+    protected,
+    read_line,
+)
 from onebay.block.device import DeviceVolume as Device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+BOOT_AREA = re.compile(r"mmcblk\d+(boot\d+|rpmb|gp\d+)")  # of an eMMC, beside its disk
 SECTOR = 512  # sysfs counts so, whatever the disk does
 
 
@@ -48,12 +61,17 @@ def machine_disks() -> list[Disk]:
     found: list[Disk] = []
     for node in sorted(DISKS.iterdir())[:MOST] if DISKS.is_dir() else ():
         path = Path("/dev") / node.name.replace("!", "/")
-        if node.name.startswith(NO_DISKS) or not (node / "device").exists() or not is_device(path):
+        if (
+            node.name.startswith(NO_DISKS)
+            or BOOT_AREA.fullmatch(node.name)
+            or not (node / "device").exists()
+            or not is_device(path)
+        ):
             continue
         if (size := read_line(node / "size")) in ("", "0") or not size.isdecimal():
             continue
         number = path.stat().st_rdev
-        use = in_use(number) or held(path) or attached(number) or ""
+        use = protected(number) or in_use(number) or held(path) or attached(number) or ""
         found.append(Disk(path, int(size) * SECTOR, identity(number), loose(node), use, iso_label(path)))
     return found
 

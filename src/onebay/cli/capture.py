@@ -105,7 +105,7 @@ def command(
             plain = f"{human(captured.keep.size)} of {human(volume.size)} matter; nothing was written"
             answer(json.dumps(document) if as_json else plain)
             return
-        out = stack.enter_context(sending(image)) if place is None else place
+        out = stack.enter_context(sending(image, replace=yes)) if place is None else place
         summary = capture(captured, out, level=level, threads=threads, report=report)
     tell = remark if image == STDOUT else answer
     if as_json:
@@ -145,12 +145,12 @@ def shown(image: str) -> str:
 
 
 @contextmanager
-def sending(image: str) -> Iterator[StreamSink]:
+def sending(image: str, *, replace: bool) -> Iterator[StreamSink]:
     """Give what sends an image to standard output or by PUT; raises SourceError."""
     if image == STDOUT:
         yield StreamSink(shown(image), to_stdout)
         return
-    put = HttpPut(image)
+    put = HttpPut(image, replace=replace)
     with closing(put):
         yield StreamSink(put.name, put.push, put.finish)
 

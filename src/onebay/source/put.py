@@ -22,9 +22,19 @@ LAST_WORD = 5.0  # seconds to wait for the answer of a server that reads no furt
 
 
 class HttpPut:
-    """A PUT under way; `timeout` is in seconds. Raises SourceError, Unsupported for no http or https URL."""
+    """A PUT under way; `timeout` is in seconds. Raises SourceError, Unsupported for no http or https URL.
 
-    def __init__(self, url: str, *, timeout: float = 60.0, context: ssl.SSLContext | None = None) -> None:
+    Unless it may `replace`, the server is told to refuse where the object exists (RFC 9110, 13.1.2).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        replace: bool = False,
+        timeout: float = 60.0,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.wire = Exchange(url, timeout=timeout, context=context)
         self.name = self.wire.name
         self.connection = self.wire.connection = self.wire.connect()
@@ -33,6 +43,8 @@ class HttpPut:
             self.connection.putheader("User-Agent", "onebay")
             self.connection.putheader("Content-Type", "application/zstd")
             self.connection.putheader("Transfer-Encoding", "chunked")
+            if not replace:
+                self.connection.putheader("If-None-Match", "*")
             if self.wire.auth:
                 self.connection.putheader("Authorization", self.wire.auth)
             self.connection.endheaders()
@@ -78,6 +90,10 @@ class HttpPut:
         if answer.status in PUT:
             return None
         text = f"the server answers {answer.status} {answer.reason}".rstrip()
+        if answer.status == 412:
+            return SourceError(
+                "exists already", volume=self.name, hint="another name, or --yes to replace it"
+            )
         if answer.status in (401, 403, 407):
             return Denied(text, volume=self.name)
         if answer.status in (404, 410):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WIDTH = 79
 LABEL = 15
 MOST_LINES = 40
+MOST_ADDRESSES = 4  # that are shown: what is below must not be pushed out
 MOST_TEXT = 400  # characters of a note
 PROMPT = "press Enter for a shell"
 BLOCK_PAUSE, LINE_PAUSE = 3.0, 2.0  # seconds between two showings
@@ -49,8 +50,9 @@ def block(title: str, documents: dict[str, Document]) -> str:
     """Return what all consoles show: documents are those of the parts, by their names."""
     network, ssh, web = (documents.get(name, {}) for name in ("network", "ssh", "web"))
     addresses = texts(network, "addresses")
-    lines = [clean(title), *entry("address", addresses or ["none yet"])]
-    lines += entry("web page", texts(web, "urls"))
+    more = [f"and {len(addresses) - MOST_ADDRESSES} more"] if len(addresses) > MOST_ADDRESSES else []
+    lines = [clean(title), *entry("address", [*addresses[:MOST_ADDRESSES], *more] or ["none yet"])]
+    lines += entry("web page", texts(web, "urls")[:MOST_ADDRESSES])
     if web.get("fingerprint"):
         lines += entry("certificate", fingerprint(clean(web["fingerprint"])))
     if web.get("code"):

@@ -22,7 +22,7 @@ from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted, Refused, reas
 from onebay.block import open_disk
 from onebay.ops.target import MARK
 from onebay.rescue.live.progress import Heard
-from onebay.rescue.live.status import write_status
+from onebay.rescue.live.status import read_status, write_status
 from onebay.rescue.live.target import against
 
 if TYPE_CHECKING:
@@ -166,7 +166,19 @@ class Run:
         if self.around.hook.failure:
             self.around.say(f"the webhook was not told: {self.around.hook.failure}")
         if then in ACTIONS:
+            self.wait_for_page()
             self.around.power(then)
+
+    def wait_for_page(self) -> None:
+        """Wait for what somebody has begun on the page: the machine must not go down in the middle of it."""
+        said = False
+        while begun(read_status(self.around.status.with_name("web.json"))):
+            if not said:
+                said = True
+                self.text += ", when the page's work is done"
+                self.show()
+                self.around.say("waits for the work of the page to end")
+            time.sleep(BETWEEN_WRITES)
 
     def argv(self, disk: Disk) -> list[str]:
         """Return the command line of the restore."""
@@ -233,6 +245,13 @@ class Run:
         start = max((n for n, line in enumerate(lines) if line.startswith("onebay: ")), default=0)
         said = ", ".join(lines[start:-1]) or lines[0]
         return Outcome(status, said.removeprefix("onebay: "), lines[-1])
+
+
+def begun(page: dict[str, Any]) -> bool:
+    """Whether the page's status tells of a job that runs."""
+    jobs = page.get("jobs")
+    listed = jobs if isinstance(jobs, list) else []
+    return any(isinstance(job, dict) and job.get("state") == "running" for job in listed)
 
 
 def incomplete(disk: Disk) -> bool:

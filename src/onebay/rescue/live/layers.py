@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BUILT_IN, ARCHIVE, COMMAND_LINE = "built-in settings", "configuration archive", "kernel command line"
 PREFIX = "onebay."
+MOST_LINE = 2047  # characters that x86 kernels keep (COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h)
 JOB = ("restore", "target", "digest", "public_key", "then", "webhook", "before_write", "again")
 
 
@@ -107,11 +108,16 @@ def parse_command_line(line: str) -> Document:
             continue
         key, _, value = word.removeprefix(PREFIX).partition("=")
         if key in JOB:
-            document.setdefault("job", {})[key] = value
+            job = document.setdefault("job", {})
+            if key in job:
+                raise Refused(f"{PREFIX}{key} is there twice")
+            job[key] = value
         elif key in WORDS:
             WORDS[key](document, value, f"{PREFIX}{key}")
         else:
             raise Refused(f"{values.shown(PREFIX + key)}: nothing knows this word")
+    if len(line.rstrip("\n").encode()) >= MOST_LINE and "job" in document:
+        raise Refused("it is as long as can be, and may be cut: give the job by a configuration archive")
     parse(document, whole=False)
     return document
 

@@ -1,7 +1,8 @@
 """Which disk is meant, by few words: a serial number, a size, or the only one. In doubt, none.
 
-What nobody named must be the one disk that could be meant: built in, free, and not the medium that the rescue
-system came from. A disk that is on USB, or removable, is somebody's backup until it is named.
+What nobody named must be the one disk that could be meant: built in, and not the medium that the rescue
+system came from. A disk that is on USB, or removable, is somebody's backup until it is named. A disk in use may
+be the one that was meant, so it counts: it must not make another one the only one.
 """
 
 from __future__ import annotations
@@ -46,11 +47,14 @@ def bounds(text: str) -> tuple[int, int]:
     return least, most
 
 
+def apart(disk: Disk) -> str:
+    """Say why a disk is never meant unless it is named, "" where it could be."""
+    return "a medium of the rescue system" if disk.label == LABEL else disk.loose
+
+
 def against(disk: Disk) -> str:
     """Say what speaks against a disk that nobody named, "" where nothing does."""
-    if disk.label == LABEL:
-        return "a medium of the rescue system"
-    return disk.use or disk.loose
+    return apart(disk) or disk.use
 
 
 def listed(disks: Sequence[Disk], *, why: bool = False) -> str:
@@ -70,17 +74,17 @@ def choose(target: str, disks: Sequence[Disk]) -> Disk:
         found = [disk for disk in disks if wanted and disk.identity.get("serial") == wanted]
         if not found:
             raise NoneMeant("no disk has this serial number", expected=wanted, found=listed(disks))
-        if len(found) == 1 and found[0].use:
-            raise Refused(found[0].use, volume=str(found[0]))
     else:
         least, most = bounds(target.removeprefix(SIZE)) if target.startswith(SIZE) else (0, 1 << 63)
         if not target.startswith(SIZE) and target != ONLY:
             raise Refused("target", expected="serial:.. or size:.. or only", found=target)
-        found = [disk for disk in disks if least <= disk.size <= most and not against(disk)]
+        found = [disk for disk in disks if least <= disk.size <= most and not apart(disk)]
         if not found:
             raise NoneMeant(f"no disk is meant by {target}", expected="one", found=listed(disks, why=True))
     if len(found) > 1:
         raise Refused(f"more than one disk could be meant by {target}", expected="one", found=listed(found))
+    if found[0].use:
+        raise Refused(found[0].use, volume=str(found[0]))
     return found[0]
 
 
