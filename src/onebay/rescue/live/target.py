@@ -1,8 +1,8 @@
 """Which disk is meant, by few words: a serial number, a size, or the only one. In doubt, none.
 
 What nobody named must be the one disk that could be meant: built in, and not the medium that the rescue
-system came from. A disk that is on USB, or removable, is somebody's backup until it is named. A disk in use may
-be the one that was meant, so it counts: it must not make another one the only one.
+system came from. A disk that is on USB, or removable, is somebody's backup until it is named. One in use
+may be what was meant, so it counts: it must not make another disk the only one.
 """
 
 from __future__ import annotations
