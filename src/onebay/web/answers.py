@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def html(text: str, code: int = 200) -> HTMLResponse:
-    """Return a page."""
-    return HTMLResponse(text, code)
+    """Return a page; of a name that is not UTF-8 it shows question marks."""
+    return HTMLResponse(text.encode("utf-8", "replace"), code)
 
 
 def see(path: str) -> RedirectResponse:

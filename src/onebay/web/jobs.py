@@ -50,7 +50,8 @@ class Command:
 
     def shown(self) -> str:
         """Return the command as one types it, without what is secret."""
-        return self.clean(shlex.join(("onebay", *self.argv)))
+        # cleaned first: quotes would hide a word with a quote in it
+        return shlex.join(("onebay", *map(self.clean, self.argv)))
 
     def clean(self, text: str) -> str:
         """Leave out of a text what is secret."""
