@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import importlib
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from onebay.web.choice import choose, hide
+from onebay.web.jobs import Command
 from tests.web.webclient import MIB, Browser, desk, file_system, make_disk
 
 CONTENT = b"the only copy\n" * 10000
@@ -315,3 +319,86 @@ def test_another_image_than_the_one_meant(tmp_path: Path, image: Path) -> None:
     assert "Do it" not in page
     assert "This cannot be done; nothing was written" in page
     assert "expected sha256:0000" in page
+
+
+@pytest.mark.parametrize("verb", ["grow", "restore", "fold", "boot"])
+def test_a_disk_that_was_swapped_is_not_written(tmp_path: Path, image: Path, verb: str) -> None:
+    """Between plan and confirmation another file comes under the name; it has no serial number."""
+    disk, boot = make_disk(tmp_path / "nas.img", 96 * MIB), empty(tmp_path / "boot.img", MIB)
+    it = desk(tmp_path, disk, boot, images=image.parent)
+    key = it.key("nas.img")
+    forms = {
+        "grow": {"verb": "grow"},
+        "restore": {"verb": "restore", "from": f"file:{it.site.shelf.files()[0].key}"},
+    }
+    if verb in forms:
+        path, page = it.plan(forms[verb] | {"disk": key})
+        assert "Do it" in page
+        choice = it.site.pending[path.rpartition("/")[2]].choice
+    else:  # a disk that can be folded takes long to make: only the command is looked at
+        choice = choose(
+            {"verb": "fold", "disk": key, "boot": it.key("boot.img")}, it.site.shelf, rescue=False
+        )
+    swapped = boot if verb == "boot" else disk
+    other = tmp_path / "other.img"
+    shutil.copy(swapped, other)
+    other.replace(swapped)
+    before = disk.read_bytes()
+    job = it.site.jobs.add(choice.run())
+    it.site.jobs.start(job)
+    assert job.thread is not None
+    job.thread.join(60)
+    assert job.state == "failed"
+    assert any("another disk, or one that changed" in line for line in job.log)
+    assert job.log[-1].strip() == "nothing was written"
+    assert disk.read_bytes() == before
+
+
+def test_layers_are_those_of_the_disk_that_is_there(tmp_path: Path) -> None:
+    disk = empty(tmp_path / "nas.img", 64 * MIB)
+    it = desk(tmp_path, disk)
+    page = f"/disk/{it.key('nas.img')}"
+    assert "ext4" not in it.browser.get(page).text
+    make_disk(tmp_path / "other.img", 64 * MIB).replace(disk)
+    assert "ext4" in it.browser.get(page).text
+
+
+def test_again_is_for_the_disk_as_it_is_then(tmp_path: Path) -> None:
+    """What a job that failed wrote makes the disk no other one for the next plan."""
+    disk = make_disk(tmp_path / "nas.img", 96 * MIB)
+    it = desk(tmp_path, disk)
+    path, _ = it.plan({"verb": "grow", "disk": it.key("nas.img")})
+    with disk.open("r+b") as file:
+        file.truncate(97 * MIB)
+    job = it.browser.follow(it.browser.post(path, {"word": "nas.img"}))
+    assert "another disk, or one that changed" in it.wait(job)
+    path = it.browser.follow(it.browser.post(f"{job}/again"))
+    assert "Do it" in it.wait(path)
+    assert "done" in it.wait(it.browser.follow(it.browser.post(path, {"word": "nas.img"})))
+
+
+def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    disk = tmp_path / os.fsdecode(b"n\xff.img")
+    (images / os.fsdecode(b"i\xff.raw.zst")).write_bytes(b"x")
+    make_disk(tmp_path / "nas.img", 96 * MIB).replace(disk)
+    it = desk(tmp_path, disk, images=images)
+    key = it.site.shelf.disks()[0].key
+    assert "i?.raw.zst" in it.browser.get("/").text
+    assert "n?.img" in it.browser.get(f"/disk/{key}").text
+    path, page = it.plan({"verb": "grow", "disk": key})
+    assert "Do it" in page, page
+    word = re.search("Type (.*) to confirm", page)
+    assert word is not None
+    job = it.browser.follow(it.browser.post(path, {"word": word[1]}))
+    assert "done" in it.wait(job)
+    assert '"over": true' in it.browser.get(f"{job}/events").text
+
+
+def test_a_password_with_a_quote_is_hidden() -> None:
+    url = "https://me:pa'ss@host/x.raw.zst?sig=SECRET'1"
+    shown = Command("restore", ("restore", url, "/dev/sda"), secret=hide(url)).shown()
+    assert "ss@" not in shown
+    assert "SECRET" not in shown
+    assert "https://***@host/x.raw.zst?..." in shown

@@ -62,6 +62,11 @@ class DeviceVolume(FileVolume):
             None if self.writable else held(Path(self.name)) or looped(self.number)
         )
 
+    def fingerprint(self) -> str:
+        """Return number, diskseq, size and identity as they were when the disk was opened."""
+        facts = {"number": numbers_of(self.number), "diskseq": self.sequence, "size": self.size}
+        return " ".join(f"{key}={value or 'none'}" for key, value in {**facts, **self.identity}.items())
+
     def refuse_changed(self) -> None:
         """Raise Refused where the name leads to another device now, or another medium is in it."""
         try:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onebay.base.error import NOTHING_WRITTEN, Refused
+from onebay.base.error import NOTHING_WRITTEN, Error, Refused
 from onebay.base.newfile import hidden_name, put_in_place
 from onebay.block import FileVolume, Reading, Volume, create_disk, is_device, open_disk
 from onebay.cli.options import (
     PATH,
+    check_fingerprint,
     check_place,
-    check_serial,
     confirm,
     dry_run_option,
-    expect_option,
+    expect_options,
     json_option,
     reading_options,
     sector_option,
@@ -36,6 +36,7 @@ from onebay.ops.run import execute, on_failure
 
 if TYPE_CHECKING:
     from onebay.base.event import Report
+    from onebay.cli.options import Expected
 
 CHUNK = 1 << 30
 
@@ -52,8 +53,13 @@ CHUNK = 1 << 30
     help="With --table gpt: convert also where something may refer to the MBR's PARTUUIDs.",
 )
 @click.option("--keep-ids", is_flag=True, help="Keep the UUIDs of the boot disk's file systems.")
+@click.option(
+    "--expect-boot",
+    metavar="TEXT",
+    help="Refuse where the boot disk has not this fingerprint, as with --expect-disk.",
+)
 @dry_run_option
-@expect_option
+@expect_options
 @yes_option
 @json_option
 @sector_option
@@ -67,8 +73,9 @@ def command(
     table: str | None,
     partuuid_unchecked: bool,
     keep_ids: bool,
+    expect_boot: str | None,
     dry_run: bool,
-    expect_serial: str | None,
+    expected: Expected,
     yes: bool,
     as_json: bool,
     sector_size: int | None,
@@ -84,12 +91,12 @@ def command(
         raise Refused("exists already", volume=str(output))
     report = renderer(events=events)
     with tempfile.TemporaryDirectory(prefix="onebay-") as name, ExitStack() as stack:
-        source = stack.enter_context(closing(open_unused(boot, reading)))
+        source = stack.enter_context(closing(open_boot(boot, reading, expect_boot)))
         writable = in_place and not dry_run
         target = stack.enter_context(
             closing(open_data(data, reading, writable=writable, sector_size=sector_size))
         )
-        check_serial(target, expect_serial)
+        expected.check(target)
         plan = plan_fold(
             source,
             target,
@@ -121,6 +128,19 @@ def command(
 def open_unused(path: Path, reading: Reading, *, sector_size: int | None = None) -> Volume:
     """Open a disk to be read; raises Refused where somebody uses it."""
     return unused(open_any(path, reading, sector_size=sector_size, report=renderer()))
+
+
+def open_boot(path: Path, reading: Reading, expected: str | None) -> Volume:
+    """Open the boot disk; raises Refused where its device or file is not the one that was expected."""
+    disk = open_unused(path, reading)
+    try:
+        if expected is not None:
+            with closing(open_disk(path)) as named:  # the file itself, whatever the format of the disk in it
+                check_fingerprint(named, expected)
+    except Error:
+        disk.close()
+        raise
+    return disk
 
 
 def open_data(path: Path, reading: Reading, *, writable: bool, sector_size: int | None) -> Volume:

@@ -14,10 +14,9 @@ from onebay.cli.boot import cache_option
 from onebay.cli.growing import foresee, grow_inside, journal_option, key_option, open_journal, read_key
 from onebay.cli.options import (
     PATH,
-    check_serial,
     confirm,
     dry_run_option,
-    expect_option,
+    expect_options,
     json_option,
     sector_option,
     show_plan,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from onebay.base.event import Report
     from onebay.block import Volume
+    from onebay.cli.options import Expected
 
 
 @click.command()
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @key_option
 @click.option("--drop-journal", is_flag=True, help="Only forget an interrupted run that cannot be completed.")
 @dry_run_option
-@expect_option
+@expect_options
 @yes_option
 @json_option
 @sector_option
@@ -68,7 +68,7 @@ def command(
     key_file: Path | None,
     drop_journal: bool,
     dry_run: bool,
-    expect_serial: str | None,
+    expected: Expected,
     yes: bool,
     as_json: bool,
     sector_size: int | None,
@@ -84,7 +84,7 @@ def command(
     convert = partial(plan_to_gpt, unchecked=partuuid_unchecked) if table else None
     with ExitStack() as stack:
         volume = stack.enter_context(closing(open_disk(disk, writable=not dry_run, sector_size=sector_size)))
-        check_serial(volume, expect_serial)
+        expected.check(volume)
         store = stack.enter_context(closing(open_journal(journal))) if journal and journal.exists() else None
         found = Journal(volume, store)
         if drop_journal and not dry_run:

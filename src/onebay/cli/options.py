@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import click
 
 from onebay.base.error import Refused, reason
 from onebay.base.step import Copy, Write, Zero
-from onebay.block import DeviceVolume, Reading
+from onebay.block import DeviceVolume, FileVolume, Reading
 from onebay.block.foreign import NAMES
 from onebay.cli.progress import answer, human
 
@@ -55,20 +56,56 @@ sector_option = click.option(
 )
 
 
-expect_option = click.option(
-    "--expect-serial",
-    metavar="TEXT",
-    help="Refuse where the serial number of the disk that would be written is another one.",
-)
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the disk that would be written is, as somebody saw it before; None expects nothing."""
+
+    serial: str | None = None
+    fingerprint: str | None = None
+
+    def check(self, disk: Volume) -> None:
+        """Raise Refused where the disk is another one."""
+        serial = disk.identity.get("serial", "none") if isinstance(disk, DeviceVolume) else "none"
+        if self.serial is not None and serial != self.serial:
+            raise Refused("another disk: serial number", volume=disk.name, expected=self.serial, found=serial)
+        check_fingerprint(disk, self.fingerprint)
+
+    def check_new(self, path: Path) -> None:
+        """Raise Refused where a disk is expected: there is none at `path`."""
+        if self.serial is not None:
+            raise Refused("another disk: serial number", volume=str(path), expected=self.serial, found="none")
+        if self.fingerprint is not None:
+            raise Refused("another disk", volume=str(path), expected=self.fingerprint, found="none")
 
 
-def check_serial(disk: Volume, expected: str | None) -> None:
-    """Raise Refused where the disk is not the one that somebody looked at; None expects nothing."""
+def check_fingerprint(disk: Volume, expected: str | None) -> None:
+    """Raise Refused where the disk is not the one that had this fingerprint; None expects nothing."""
     if expected is None:
         return
-    found = disk.identity.get("serial", "none") if isinstance(disk, DeviceVolume) else "none"
+    found = disk.fingerprint() if isinstance(disk, FileVolume) else "a disk inside a container"
     if found != expected:
-        raise Refused("another disk: serial number", volume=disk.name, expected=expected, found=found)
+        raise Refused("another disk, or one that changed", volume=disk.name, expected=expected, found=found)
+
+
+def expect_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which disk may be written; the function gets them as `expected`."""
+
+    @click.option(
+        "--expect-serial",
+        metavar="TEXT",
+        help="Refuse where the serial number of the disk that would be written is another one.",
+    )
+    @click.option(
+        "--expect-disk",
+        metavar="TEXT",
+        help="Refuse where the disk that would be written is not the one with this fingerprint, "
+        "as the page saw it; a file's changes with every write.",
+    )
+    @functools.wraps(function)
+    def wrapped(*args: object, expect_serial: str | None, expect_disk: str | None, **kwargs: object) -> None:
+        function(*args, expected=Expected(expect_serial, expect_disk), **kwargs)
+
+    return wrapped
 
 
 def parse_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:  # noqa: ARG001

@@ -15,10 +15,9 @@ from onebay.base.error import NOTHING_WRITTEN, Incomplete
 from onebay.block import open_disk
 from onebay.cli.options import (
     PATH,
-    check_serial,
     confirm,
     dry_run_option,
-    expect_option,
+    expect_options,
     json_option,
     sector_option,
     yes_option,
@@ -32,6 +31,7 @@ from onebay.ops.repair.plan import complete_interrupted
 from onebay.source import open_source
 
 if TYPE_CHECKING:
+    from onebay.cli.options import Expected
     from onebay.ops.kitformat import Kit
 
 FORMAT = 1
@@ -41,7 +41,7 @@ FORMAT = 1
 @click.argument("disk", type=PATH)
 @click.option("--kit", metavar="KIT", help="A kit or an image of this disk: a file, -, or an http(s) URL.")
 @dry_run_option
-@expect_option
+@expect_options
 @yes_option
 @json_option
 @sector_option
@@ -50,7 +50,7 @@ def command(
     disk: Path,
     kit: str | None,
     dry_run: bool,
-    expect_serial: str | None,
+    expected: Expected,
     yes: bool,
     as_json: bool,
     sector_size: int | None,
@@ -66,7 +66,7 @@ def command(
         closing(open_disk(disk, writable=not dry_run, sector_size=sector_size)) as volume,
         tempfile.TemporaryDirectory(prefix="onebay-") as name,
     ):
-        check_serial(volume, expect_serial)
+        expected.check(volume)
         if not dry_run:
             warn_twins(volume, report=report)
         if not dry_run and Journal(volume).pending() is not None:

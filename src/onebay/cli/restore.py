@@ -15,10 +15,9 @@ from onebay.cli.growing import foresee, grow_inside, journal_option, key_option,
 from onebay.cli.options import (
     PATH,
     check_place,
-    check_serial,
     confirm,
     dry_run_option,
-    expect_option,
+    expect_options,
     json_option,
     parse_size,
     show_plan,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 
     from onebay.base.event import Report
     from onebay.block import Volume
+    from onebay.cli.options import Expected
     from onebay.ops.trust import Trust
 
 
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 @click.option("--verify", is_flag=True, help="Read everything back before the disk becomes bootable.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @dry_run_option
-@expect_option
+@expect_options
 @yes_option
 @json_option
 @cache_option
@@ -91,7 +91,7 @@ def command(
     verify: bool,
     threads: int,
     dry_run: bool,
-    expect_serial: str | None,
+    expected: Expected,
     yes: bool,
     as_json: bool,
     cache: Path,
@@ -108,7 +108,7 @@ def command(
     with closing(open_source(image, patience=patience, report=report)) as source:
         opened = open_image(source)
         admit(opened, target, trust, once=once)
-        room = room_on(target, size, opened.disk_size, expect_serial)
+        room = room_on(target, size, opened.disk_size, expected)
         if room < opened.disk_size:
             plan = plan_smaller(opened, target, room)
             if dry_run:
@@ -121,7 +121,7 @@ def command(
                 cache=cache,
                 verify=verify,
                 yes=yes,
-                expected=expect_serial,
+                expected=expected,
                 report=report,
             )
             tell(text, as_json=as_json)
@@ -132,7 +132,7 @@ def command(
         if key and isinstance(opened, Image):
             find_request(ImageVolume(opened), key)  # a key that opens nothing is refused before all
         with ExitStack() as stack:
-            found = open_target(target, size, opened, yes=yes, expected=expect_serial, report=report)
+            found = open_target(target, size, opened, yes=yes, expected=expected, report=report)
             disk = stack.enter_context(closing(found))
             store = stack.enter_context(closing(open_journal(journal))) if journal else None
             done = restore(opened, disk, verify=verify, threads=threads, trust=trust, report=report)
@@ -259,7 +259,7 @@ def open_target(
     opened: Image | Stream,
     *,
     yes: bool,
-    expected: str | None,
+    expected: Expected,
     report: Report,
 ) -> FileVolume:
     """Open or make the target and have it confirmed; raises Refused before anything is written."""
@@ -270,7 +270,7 @@ def open_target(
         return create_disk(target, size or need, sector_size=sector_size)
     disk = open_disk(target, writable=True, sector_size=None if is_device(target) else sector_size)
     try:
-        check_serial(disk, expected)
+        expected.check(disk)
         check_size(target, max(size or 0, disk.size), need)
         if is_device(target):
             warn_twins(disk, own=signs_in(opened.facts.layers), report=report)

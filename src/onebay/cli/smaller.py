@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onebay.base.error import Error, Refused
 from onebay.block import create_disk, is_device, open_disk
-from onebay.cli.options import check_serial, confirm
+from onebay.cli.options import Expected, confirm
 from onebay.cli.shrink import kernel_of, scratch_folder
 from onebay.image import ImageVolume, Stream
 from onebay.ops.identity import signs_in, warn_twins
@@ -26,17 +26,16 @@ if TYPE_CHECKING:
     from onebay.ops.shrink import ShrinkPlan
 
 
-def room_on(target: Path, size: int | None, need: int, expected: str | None = None) -> int:
+def room_on(target: Path, size: int | None, need: int, expected: Expected) -> int:
     """Return the bytes that a target has or will get; `need` is what a new file has without `size`.
 
-    Raises Refused where the target has not the serial number that is `expected`.
+    Raises Refused where the target is another disk than is `expected`.
     """
     if not target.exists():
-        if expected is not None:
-            raise Refused("another disk: serial number", volume=str(target), expected=expected, found="none")
+        expected.check_new(target)
         return size or need
     with closing(open_disk(target)) as disk:
-        check_serial(disk, expected)
+        expected.check(disk)
         return max(size or 0, disk.size)
 
 
@@ -64,7 +63,7 @@ def restore_here(
     cache: Path,
     verify: bool,
     yes: bool,
-    expected: str | None,
+    expected: Expected,
     report: Report,
 ) -> dict[str, Any]:
     """Shrink and write, and return the answer for programs; nothing is written before all is shrunk."""
@@ -95,13 +94,13 @@ def restore_here(
 
 
 def open_existing(
-    opened: Image, target: Path, *, yes: bool, expected: str | None, report: Report
+    opened: Image, target: Path, *, yes: bool, expected: Expected, report: Report
 ) -> FileVolume:
     """Open a target that is there and have it confirmed; raises Refused."""
     sector_size = opened.manifest.sector_size
     disk = open_disk(target, writable=True, sector_size=None if is_device(target) else sector_size)
     try:
-        check_serial(disk, expected)
+        expected.check(disk)
         if disk.sector_size != sector_size:
             raise Refused(
                 "sector size of the target", volume=disk.name, expected=sector_size, found=disk.sector_size

@@ -43,13 +43,25 @@ class Choice:
     def rehearsal(self) -> Command:
         """Return the command that shows the plan and writes nothing."""
         pipe: Pipe = "upload" if self.pipe == "upload" else ""
-        return replace(self.command(("--dry-run",)), pipe=pipe, rehearsal=True)
+        return replace(self.command((*self.expect(), "--dry-run")), pipe=pipe, rehearsal=True)
 
     def run(self) -> Command:
         """Return the command itself, which refuses where the disk is not the one that was looked at."""
         yes = ("--yes",) if self.writes else ()
-        expect = ("--expect-serial", self.disk.serial) if self.writes and self.disk.serial else ()
-        return self.command((*yes, *expect, "--events"))
+        return self.command((*yes, *self.expect(), "--events"))
+
+    def expect(self) -> tuple[str, ...]:
+        """Return the options by which the command knows the disks that were looked at."""
+        if not self.writes:
+            return ()
+        serial = ("--expect-serial", self.disk.serial) if self.disk.serial else ()
+        boot = tuple(word for disk in self.others for word in ("--expect-boot", disk.fingerprint))
+        return (*serial, "--expect-disk", self.disk.fingerprint, *boot)
+
+    def anew(self, shelf: Shelf) -> Choice:
+        """Return the same for the disks as they are now; raises Refused where one is gone."""
+        others = tuple(shelf.disk(disk.key) for disk in self.others)
+        return replace(self, disk=shelf.disk(self.disk.key), others=others)
 
     def command(self, more: tuple[str, ...]) -> Command:
         """Return a command with more options."""
@@ -120,6 +132,8 @@ def shrink(form: Mapping[str, str], disk: Disk, shelf: Shelf) -> Choice:
 def fold(form: Mapping[str, str], disk: Disk, shelf: Shelf) -> Choice:
     """Fold another disk into this one."""
     boot = shelf.disk(form.get("boot", ""))
+    if boot.trouble:
+        raise Refused(boot.trouble)
     if boot.key == disk.key:
         raise Refused("the boot disk is another disk than the data disk")
     extra = ("--table", "gpt") if form.get("gpt") else ()

@@ -37,11 +37,13 @@ class Disk:
     model: str = ""
     serial: str = ""
     trouble: str = ""
+    fingerprint: str = ""
 
     @property
     def word(self) -> str:
         """What is typed to confirm that it may be written."""
-        return self.serial or self.path.name
+        name = self.serial or self.path.name
+        return name.encode("utf-8", "replace").decode()  # as it is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Shelf:
         self.machine, self.images = machine, images.resolve() if images else None
         self.media: dict[str, Path] = {}  # folders under which disks of the machine are mounted, by key
         self.secret = secrets.token_bytes(16)
-        self.looks: dict[str, Look] = {}
+        self.looks: dict[str, tuple[str, Look]] = {}  # with the fingerprint of the disk that was seen
         self.looking = asyncio.Lock()
 
     def key(self, path: Path) -> str:
@@ -95,7 +97,8 @@ class Shelf:
                 device = isinstance(disk, DeviceVolume)
                 names = disk.identity if isinstance(disk, DeviceVolume) else {}
                 model, serial = names.get("model", ""), names.get("serial", "")
-                return Disk(self.key(path), path, device, disk.size, model, serial)
+                mark = disk.fingerprint()
+                return Disk(self.key(path), path, device, disk.size, model, serial, fingerprint=mark)
         except Error as error:
             return Disk(self.key(path), path, trouble=str(error))
 
@@ -125,9 +128,13 @@ class Shelf:
     async def look(self, disk: Disk) -> Look:
         """Return what is on a disk: from memory, or by one `onebay inspect` after the other."""
         async with self.looking:
-            if disk.key not in self.looks:
-                self.looks[disk.key] = await asyncio.to_thread(inspect, disk)
-            return self.looks[disk.key]
+            if not self.looked(disk):
+                self.looks[disk.key] = disk.fingerprint, await asyncio.to_thread(inspect, disk)
+            return self.looks[disk.key][1]
+
+    def looked(self, disk: Disk) -> bool:
+        """Whether it is known what is on this very disk."""
+        return self.looks.get(disk.key, ("",))[0] == disk.fingerprint != ""
 
     def forget(self, keys: Iterable[str] = ()) -> None:
         """Look at these disks anew, or at all."""

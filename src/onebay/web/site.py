@@ -111,7 +111,7 @@ class Site:
 
     def in_use(self, disk: Disk) -> bool:
         """Whether a job keeps a disk from being looked at."""
-        return self.jobs.rival(frozenset((disk.key,))) is not None and disk.key not in self.shelf.looks
+        return self.jobs.rival(frozenset((disk.key,))) is not None and not self.shelf.looked(disk)
 
     async def disk(self, request: Request) -> Response:
         """Show one disk."""
@@ -206,7 +206,7 @@ class Site:
         choice = self.choices.get(job.key)
         if choice is None:
             raise HTTPException(404)
-        return self.begin(choice)
+        return self.begin(await asyncio.to_thread(choice.anew, self.shelf))
 
     async def events(self, request: Request) -> Response:
         """Tell how a job goes, as it goes."""
