@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from onebay.web import status
 from onebay.web.choice import choose, hide
 from onebay.web.jobs import Command
 from tests.web.webclient import MIB, Browser, desk, file_system, make_disk
@@ -185,7 +186,7 @@ class Silent:
 
 def test_one_job_at_all_in_a_rescue(tmp_path: Path) -> None:
     first, second = (empty(tmp_path / name, 64 * MIB) for name in ("a.img", "b.img"))
-    for rescue, status in ((True, 409), (False, 303)):
+    for rescue, code in ((True, 409), (False, 303)):
         it = desk(tmp_path, first, second, rescue=rescue)
         with Silent() as port:
             form = {
@@ -195,7 +196,7 @@ def test_one_job_at_all_in_a_rescue(tmp_path: Path) -> None:
                 "url": f"http://127.0.0.1:{port}/",
             }
             assert it.browser.post("/plan", form).status == 303
-            assert it.browser.post("/plan", {"verb": "grow", "disk": it.key("b.img")}).status == status
+            assert it.browser.post("/plan", {"verb": "grow", "disk": it.key("b.img")}).status == code
             assert it.site.jobs.close(60) == []
 
 
@@ -402,3 +403,76 @@ def test_a_password_with_a_quote_is_hidden() -> None:
     assert "ss@" not in shown
     assert "SECRET" not in shown
     assert "https://***@host/x.raw.zst?..." in shown
+
+
+@pytest.mark.parametrize("source", ["url", "upload", "file"])
+def test_the_image_that_was_planned_is_the_one_that_is_written(
+    tmp_path: Path, image: Path, source: str
+) -> None:
+    """Behind the same address there is another image after the plan; by its browser it may be, too."""
+    target = empty(tmp_path / "new.img", 64 * MIB)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    it = desk(tmp_path, target, images=folder)
+    shutil.copy(image, folder / "x.raw.zst")
+    other = tmp_path / "other.raw.zst"
+    onebay("capture", make_disk(tmp_path / "disk.img", 64 * MIB, used=16 * MIB), other)
+    with serving(folder) as port:
+        if source != "upload":
+            chosen = "url" if source == "url" else f"file:{it.site.shelf.files()[0].key}"
+            form = {"verb": "restore", "disk": it.key("new.img"), "from": chosen}
+            path, page = it.plan(form | {"url": f"http://127.0.0.1:{port}/x.raw.zst"})
+        else:
+            found = it.browser.post(f"/disk/{it.key('new.img')}/upload", body=pieces(image))
+            path = json.loads(found.body)["page"]
+            page = it.wait(path)
+        assert "Do it" in page
+        shutil.copy(other, folder / "x.raw.zst")
+        job = it.browser.follow(it.browser.post(path, {"word": "new.img"}))
+        if source == "upload":
+            it.browser.post(f"{job}/upload", body=pieces(other))
+        page = it.wait(job)
+    assert "failed" in page
+    assert "nothing was written" in page
+    assert "is not the image that was" in page
+    assert not any(target.read_bytes())
+
+
+def test_a_rehearsal_names_the_image_for_programs(tmp_path: Path, image: Path) -> None:
+    """The same digest as verify prints; of a pipe it is not known at its start."""
+    ask = [sys.executable, "-m", "onebay", "restore", "--dry-run", "--json"]
+    told = json.loads(subprocess.run([*ask, image, tmp_path / "x"], check=True, capture_output=True).stdout)
+    said = subprocess.run([*ask[:3], "verify", image], check=True, capture_output=True, text=True)
+    assert told["digest"].removeprefix("sha256:") in said.stdout
+    small = empty(tmp_path / "small", 40 * MIB)
+    text = subprocess.run([*ask[:-1], image, small], check=True, capture_output=True, text=True).stdout
+    assert text.splitlines()[0] == f"note: the image's digest {told['digest']}"
+    assert "floor:" in text
+    with image.open("rb") as file:
+        piped = subprocess.run([*ask, "-", tmp_path / "x"], stdin=file, check=True, capture_output=True)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", json.loads(piped.stdout)["manifest"])
+
+
+def test_plans_end_with_what_they_were_made_for(tmp_path: Path) -> None:
+    """Of two plans for a disk the second is void after the first; one for another disk is not."""
+    disk, other = make_disk(tmp_path / "nas.img", 96 * MIB), make_disk(tmp_path / "b.img", 96 * MIB)
+    it = desk(tmp_path, disk, other)
+    first, second = (it.plan({"verb": "grow", "disk": it.key("nas.img")})[0] for _ in range(2))
+    third, _ = it.plan({"verb": "grow", "disk": it.key("b.img")})
+    it.wait(it.browser.follow(it.browser.post(first, {"word": "nas.img"})))
+    assert it.browser.post(second, {"word": "nas.img"}).status == 404
+    assert it.browser.get(third).status == 200
+
+
+def test_a_job_of_the_settings_voids_looks_and_plans(tmp_path: Path) -> None:
+    it = desk(tmp_path, make_disk(tmp_path / "nas.img", 96 * MIB), rescue=True)
+    it.site.folder = tmp_path / "status"
+    path, _ = it.plan({"verb": "grow", "disk": it.key("nas.img")})
+    it.browser.get(f"/disk/{it.key('nas.img')}")
+    for state, share in (("running", 0.1), ("running", 0.2), ("done", 1.0)):
+        status.write(it.site.folder, "job", {"title": "restore", "state": state, "share": share})
+        voided = share != 0.2
+        assert (it.browser.get(path).status == 404) == voided
+        assert (not it.site.shelf.looks) == voided
+        path, _ = it.plan({"verb": "grow", "disk": it.key("nas.img")})
+        it.browser.get(f"/disk/{it.key('nas.img')}")

@@ -26,7 +26,7 @@ from onebay.cli.options import (
 from onebay.cli.progress import answer, events_option, human, remark, renderer
 from onebay.cli.shrink import scratch_option, show
 from onebay.cli.smaller import plan_smaller, restore_here, room_on
-from onebay.cli.trusting import trust_options
+from onebay.cli.trusting import as_digest, trust_options
 from onebay.image import Image, ImageVolume, Stream
 from onebay.ops.grow import grow, plan_grow
 from onebay.ops.identity import signs_in, twin_of, warn_twins
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from onebay.base.event import Report
     from onebay.block import Volume
     from onebay.cli.options import Expected
+    from onebay.ops.shrink import ShrinkPlan
     from onebay.ops.trust import Trust
 
 
@@ -68,6 +69,12 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How long to wait for a server that does not answer, instead of some seconds.",
 )
+@click.option(
+    "--expect-manifest",
+    callback=as_digest,
+    metavar="sha256:HEX",
+    help="Refuse an image with another manifest than --dry-run named, where it can be read only once.",
+)
 @click.option("--once", is_flag=True, help="Refuse a TARGET that holds this image's disk already.")
 @click.option("--verify", is_flag=True, help="Read everything back before the disk becomes bootable.")
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
@@ -87,6 +94,7 @@ def command(
     journal: Path | None,
     trust: Trust,
     patience: int | None,
+    expect_manifest: bytes | None,
     once: bool,
     verify: bool,
     threads: int,
@@ -107,24 +115,26 @@ def command(
     key = key_for(key_file, journal, no_grow=no_grow)
     with closing(open_source(image, patience=patience, report=report)) as source:
         opened = open_image(source)
-        admit(opened, target, trust, once=once)
+        admit(opened, target, trust, manifest=expect_manifest, once=once)
         room = room_on(target, size, opened.disk_size, expected)
         if room < opened.disk_size:
             plan = plan_smaller(opened, target, room)
             if dry_run:
-                show(plan, as_json=as_json)
+                rehearse_smaller(opened, plan, as_json=as_json)
                 return
             assert isinstance(opened, Image)
-            text = restore_here(
-                *(opened, plan, target, room),
-                scratch=scratch,
-                cache=cache,
-                verify=verify,
-                yes=yes,
-                expected=expected,
-                report=report,
+            tell(
+                restore_here(
+                    *(opened, plan, target, room),
+                    scratch=scratch,
+                    cache=cache,
+                    verify=verify,
+                    yes=yes,
+                    expected=expected,
+                    report=report,
+                ),
+                as_json=as_json,
             )
-            tell(text, as_json=as_json)
             return
         if dry_run:
             rehearse(opened, target, size, with_growth=not no_grow, key=key, as_json=as_json)
@@ -138,22 +148,17 @@ def command(
             done = restore(opened, disk, verify=verify, threads=threads, trust=trust, report=report)
             notes = [] if no_grow else grow_restored(disk, cache, report, key=key, store=store)
             disk.settle()
-            text = {
-                "target": str(target),
-                "size": disk.size,
-                "written": done.written,
-                "resumed": done.resumed,
-                "seconds": round(done.seconds, 3),
-                "notes": notes,
-            }
+            text: dict[str, Any] = {"target": str(target), "size": disk.size, "written": done.written}
+            text |= {"resumed": done.resumed, "seconds": round(done.seconds, 3), "notes": notes}
     tell(text, as_json=as_json)
 
 
-def admit(opened: Image | Stream, target: Path, trust: Trust, *, once: bool) -> None:
+def admit(opened: Image | Stream, target: Path, trust: Trust, *, manifest: bytes | None, once: bool) -> None:
     """Raise Refused where the image is not the one that is meant, or with `once` is on the target already.
 
     A restore that was interrupted is not: its tables come last.
     """
+    check_manifest(opened, manifest)
     trust.check(opened)
     check_place(target)
     if not once or not target.exists():
@@ -168,6 +173,30 @@ def admit(opened: Image | Stream, target: Path, trust: Trust, *, once: bool) -> 
             volume=str(target),
             hint="what was written to it since would be lost; leave out --once to restore it all the same",
         )
+
+
+def check_manifest(opened: Image | Stream, expected: bytes | None) -> None:
+    """Raise Refused where the image's manifest is another one than a rehearsal saw; None expects nothing."""
+    found = opened.manifest.digest
+    if expected is not None and found != expected:
+        raise Refused(
+            "is not the image that was planned, by its manifest",
+            volume=opened.name,
+            expected=f"sha256:{expected.hex()}",
+            found=f"sha256:{found.hex()}",
+        )
+
+
+def digest_of(opened: Image | Stream) -> dict[str, str]:
+    """Return the root digest of an image, or of one that is read only once its manifest's, by its kind."""
+    if isinstance(opened, Image):
+        return {"digest": f"sha256:{opened.root.digest.hex()}"}
+    return {"manifest": f"sha256:{opened.manifest.digest.hex()}"}
+
+
+def named(opened: Image | Stream) -> str:
+    """Say which image it is."""
+    return " ".join(("the image's", *next(iter(digest_of(opened).items()))))
 
 
 def key_for(key_file: Path | None, journal: Path | None, *, no_grow: bool) -> bytes:
@@ -228,13 +257,22 @@ def rehearse(
         tell_stream(opened, target, room, with_growth=with_growth, as_json=as_json)
         return
     plan = Plan("restore", Overlay(ImageVolume(opened), size=room, name=str(target)))
-    plan.notes.append(amount(opened))
+    plan.notes += [named(opened), amount(opened)]
     if with_growth:
         growth = plan_grow(plan.disk)
         foresee(growth, key)
         growth.notes += beyond_mbr(plan.disk)
         plan.steps, plan.notes = growth.steps, plan.notes + growth.notes
-    show_plan(plan, as_json=as_json)
+    show_plan(plan, as_json=as_json, also=digest_of(opened))
+
+
+def rehearse_smaller(opened: Image | Stream, plan: ShrinkPlan, *, as_json: bool) -> None:
+    """Print what a restore to a smaller disk would do."""
+    if as_json:
+        answer(json.dumps({**plan.document(), **digest_of(opened)}, indent=2))
+        return
+    answer(f"note: {named(opened)}")
+    show(plan, as_json=False)
 
 
 def amount(opened: Image | Stream) -> str:
@@ -244,11 +282,12 @@ def amount(opened: Image | Stream) -> str:
 
 def tell_stream(opened: Stream, target: Path, room: int, *, with_growth: bool, as_json: bool) -> None:
     """Print what its manifest says of an image that can be read only once."""
-    notes = [amount(opened)]
+    notes = [named(opened), amount(opened)]
     if with_growth and room > opened.disk_size:
         notes.append("what can grow is known once the image is there: it is read only once")
     if as_json:
-        answer(json.dumps({"verb": "restore", "disk": str(target), "steps": [], "notes": notes}, indent=2))
+        document = {"verb": "restore", "disk": str(target), "steps": [], "notes": notes}
+        answer(json.dumps({**document, **digest_of(opened)}, indent=2))
         return
     answer("\n".join(f"note: {note}" for note in notes))
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LONGEST_URL = 4096
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# of the image, as a rehearsal of restore names it first (cli/restore.py)
+NAMED = re.compile(r"^note: the image's (digest|manifest) (sha256:[0-9a-f]{64})$", re.MULTILINE)
+PINS = {"digest": "--digest", "manifest": "--expect-manifest"}
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 EXPECT = re.compile(r"[ -~]{1,100}")
 
@@ -45,10 +48,15 @@ class Choice:
         pipe: Pipe = "upload" if self.pipe == "upload" else ""
         return replace(self.command((*self.expect(), "--dry-run")), pipe=pipe, rehearsal=True)
 
-    def run(self) -> Command:
-        """Return the command itself, which refuses where the disk is not the one that was looked at."""
+    def run(self, planned: str = "") -> Command:
+        """Return the command itself, which refuses other disks than those that were looked at.
+
+        `planned` is what the rehearsal said: a restore refuses another image than it named.
+        """
         yes = ("--yes",) if self.writes else ()
-        return self.command((*yes, *self.expect(), "--events"))
+        pin = NAMED.search(planned) if self.verb == "restore" else None
+        image = (PINS[pin[1]], pin[2]) if pin else ()
+        return self.command((*yes, *self.expect(), *image, "--events"))
 
     def expect(self) -> tuple[str, ...]:
         """Return the options by which the command knows the disks that were looked at."""

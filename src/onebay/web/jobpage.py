@@ -78,7 +78,7 @@ def plan_page(view: View, key: str, choice: Choice, job: Job | None, trouble: st
             data_reload=True,
         )
         return view.page(title, body, refresh=TICK)
-    shown = [command_line(view, choice.run().shown())]
+    shown = [command_line(view, choice.run(job.output if job else "").shown())]
     if job is None:
         shown.insert(0, tag("p", view("plan-none")))
     else:

@@ -206,10 +206,16 @@ class Job:
 
 
 class Jobs:
-    """All jobs: one at a time for each disk, with `single` one at all. `ended` is called after each."""
+    """All jobs: one at a time for each disk, with `single` one at all; `began` and `ended` hear of each."""
 
-    def __init__(self, *, single: bool = False, ended: Callable[[Job], None] = lambda _: None) -> None:
-        self.single, self.ended = single, ended
+    def __init__(
+        self,
+        *,
+        single: bool = False,
+        began: Callable[[Job], None] = lambda _: None,
+        ended: Callable[[Job], None] = lambda _: None,
+    ) -> None:
+        self.single, self.began, self.ended = single, began, ended
         self.known: dict[str, Job] = {}
         self.lock = threading.Lock()
 
@@ -231,6 +237,7 @@ class Jobs:
                 raise Refused("this was started already", volume=job.command.title)
             if other := self.rival(job.command.disks):
                 raise Refused("wait for the other job", volume=job.command.title, found=other.command.title)
+            self.began(job)
             try:
                 return job.start()
             except Error as error:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
-from onebay.base.error import Error
+from onebay.base.error import Error, Refused
 from onebay.web import diskpage, jobpage, pages, status
 from onebay.web.answers import find, form_of, html, see
-from onebay.web.choice import Choice, choose, explain
+from onebay.web.choice import PINS, Choice, choose, explain
 from onebay.web.html import tag
 from onebay.web.jobs import Job, Jobs
 from onebay.web.texts import LANGUAGES, best
@@ -54,16 +54,33 @@ class Site:
     folder: Path | None = None  # of status files
     pending: dict[str, Pending] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
+    unattended: tuple[str, str] = ("None", "None")  # title and state of the job of the settings
     jobs: Jobs = field(init=False)
     guard: Guard = field(init=False)
 
     def __post_init__(self) -> None:
-        self.jobs = Jobs(single=self.rescue, ended=self.ended)
+        self.jobs = Jobs(single=self.rescue, began=self.drop, ended=self.ended)
 
     def ended(self, job: Job) -> None:
         """Have the disks of a job looked at anew; called in a thread of the job."""
         if not job.command.rehearsal:
             self.shelf.forget(job.command.disks)
+            self.drop(job)
+
+    def drop(self, job: Job) -> None:
+        """Forget the plans for the disks of a job: they were made for what was there before."""
+        for key, waiting in list(self.pending.items()) if not job.command.rehearsal else ():
+            if waiting.choice.run().disks & job.command.disks:
+                self.pending.pop(key, None)
+
+    def heed(self) -> None:
+        """Forget looks and plans when the job that a rescue's settings started has got further."""
+        job = status.read(self.folder, "job")
+        now = (str(job.get("title")), str(job.get("state")))
+        if now != self.unattended:
+            self.unattended = now
+            self.shelf.forget()
+            self.pending.clear()
 
     # -- pages
 
@@ -99,6 +116,7 @@ class Site:
 
     async def home(self, request: Request) -> Response:
         """Show the disks and jobs."""
+        self.heed()
         disks = await asyncio.to_thread(self.shelf.disks)
         others = {name: status.read(self.folder, name) for name in ("network", "job")}
         jobs = [job for job in self.jobs.known.values() if not job.command.rehearsal]
@@ -115,6 +133,7 @@ class Site:
 
     async def disk(self, request: Request) -> Response:
         """Show one disk."""
+        self.heed()
         disks = await asyncio.to_thread(self.shelf.disks)
         disk = find(disks, request.path_params["key"])
         found = None if disk.trouble or self.in_use(disk) else await self.shelf.look(disk)
@@ -153,6 +172,7 @@ class Site:
 
     async def show_plan(self, request: Request) -> Response:
         """Show a plan and ask."""
+        self.heed()
         key = request.path_params["key"]
         view, found = self.view(request), self.pending.get(key)
         if found is None:
@@ -162,6 +182,7 @@ class Site:
     async def confirm(self, request: Request) -> Response:
         """Start what was planned, where the right word was typed."""
         key, form = request.path_params["key"], await form_of(request)
+        self.heed()
         view, found = self.view(request), self.pending.get(key)
         if found is None or (found.job is not None and found.job.state != "done"):
             return html(pages.message(view, view("plan"), view("plan-gone")), 404)
@@ -172,8 +193,11 @@ class Site:
         if other := self.jobs.rival(choice.run().disks):
             text = view("one-at-a-time", title=other.command.title)
             return html(jobpage.plan_page(view, key, choice, found.job, text), 409)
+        command = choice.run(found.job.output if found.job else "")
+        if choice.verb == "restore" and not {*PINS.values()} & {*command.argv}:
+            raise Refused("the plan does not say which image it is of", volume=choice.title)
         del self.pending[key]
-        job = self.jobs.add(choice.run())
+        job = self.jobs.add(command)
         self.choices = {name: kept for name, kept in self.choices.items() if name in self.jobs.known}
         self.choices[job.key] = choice
         if not choice.pipe:
