@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onebay.base.extent import ExtentSet
+from onebay.base.extent import ExtentSet, union
 
 ranges = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda r: (r[0], r[0] + r[1])), max_size=8
@@ -30,6 +30,13 @@ def test_algebra(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> None:
     assert left.size == len(plain(a))
     for one, two in zip(list(left), list(left)[1:], strict=False):
         assert one.end < two.start  # normal form: sorted, disjoint, not touching
+
+
+@given(st.lists(ranges, max_size=6))
+def test_union(many: list[list[tuple[int, int]]]) -> None:
+    assert union([ExtentSet.of(each) for each in many]) == ExtentSet.of(
+        [pair for each in many for pair in each]
+    )
 
 
 @given(ranges, st.integers(0, 70), st.integers(0, 70))

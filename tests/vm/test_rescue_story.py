@@ -103,7 +103,8 @@ class Visit:
         for name, value in fields.items():
             field = form.locator(f"[name={name}]")
             if field.evaluate("each => each.tagName") == "SELECT":
-                field.select_option(label=re.compile(value))
+                option = field.locator("option", has_text=value)
+                field.select_option(option.get_attribute("value"))
             else:
                 field.fill(value)
         form.get_by_role("button", name="Show the plan").click()

@@ -6,11 +6,11 @@ A disk with millions of extents must fit into memory: 16 bytes an extent, no obj
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class Extent(NamedTuple):
@@ -149,21 +149,46 @@ class Builder:
         return ExtentSet(self.bounds)
 
 
+def union(sets: Sequence[ExtentSet]) -> ExtentSet:
+    """Return what is in any of `sets`; joined in pairs, so that each range is copied a few times only."""
+    while len(sets) > 1:
+        pairs = zip(sets[::2], [*sets[1::2], ExtentSet()], strict=False)
+        sets = [one | other for one, other in pairs]
+    return sets[0] if sets else ExtentSet()
+
+
 def combine(a: ExtentSet, b: ExtentSet, keep: Callable[[bool, bool], bool]) -> ExtentSet:
-    """Sweep over the bounds of both sets and keep the bytes for which `keep(in_a, in_b)` holds."""
+    """Sweep over the bounds of both sets and keep the bytes for which `keep(in_a, in_b)` holds.
+
+    Where many bounds of one set lie between two of the other, they are taken as one slice.
+    """
     left, right = a.bounds, b.bounds
     out: array[int] = array("Q")
     i = j = 0
-    inside = False
-    end = 1 << 64
-    while i < len(left) or j < len(right):
-        x = left[i] if i < len(left) else end
-        y = right[j] if j < len(right) else end
-        at = min(x, y)
-        i += x == at
-        j += y == at
-        now = keep(i % 2 == 1, j % 2 == 1)
-        if now != inside:
-            out.append(at)
-            inside = now
+    while i < len(left) and j < len(right):
+        if left[i] < right[j]:
+            i, first = ahead(left, i, right[j]), i
+            if keep(False, j % 2 == 1) != keep(True, j % 2 == 1):  # each bound of the slice counts
+                out.extend(left[first:i])
+        elif right[j] < left[i]:
+            j, first = ahead(right, j, left[i]), j
+            if keep(i % 2 == 1, False) != keep(i % 2 == 1, True):
+                out.extend(right[first:j])
+        else:
+            before = keep(i % 2 == 1, j % 2 == 1)
+            i, j = i + 1, j + 1
+            if keep(i % 2 == 1, j % 2 == 1) != before:
+                out.append(left[i - 1])
+    if keep(True, False):
+        out.extend(left[i:])
+    if keep(False, True):
+        out.extend(right[j:])
     return ExtentSet(out)
+
+
+def ahead(bounds: array[int], at: int, limit: int) -> int:
+    """Return the index of the first bound from `at` + 1 on that is not below `limit`."""
+    at += 1
+    if at == len(bounds) or bounds[at] >= limit:
+        return at
+    return bisect_left(bounds, limit, at)

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from onebay.base.error import Refused, Truncated
-from onebay.base.extent import Extent, ExtentSet
+from onebay.base.extent import Extent, ExtentSet, union
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -174,13 +174,13 @@ class Concat(Volume):
 
 def lower(volume: Volume, extents: ExtentSet) -> list[tuple[Volume, ExtentSet]]:
     """Map bytes of `volume` one step down; each volume below appears once."""
-    found: dict[int, tuple[Volume, list[tuple[int, int]]]] = {}
-    for start, end in extents:
-        for piece in volume.pieces(start, end):
-            found.setdefault(id(piece.volume), (piece.volume, []))[1].append(
-                (piece.at, piece.at + piece.size)
-            )
-    return [(below, ExtentSet.of(ranges)) for below, ranges in found.values()]
+    found: dict[int, tuple[Volume, list[ExtentSet]]] = {}
+    at = extents.bounds[0] if extents else 0
+    for piece in volume.pieces(at, extents.bounds[-1]) if extents else ():
+        mapped = extents.clip(at, at + piece.size).shift(piece.at - at)
+        found.setdefault(id(piece.volume), (piece.volume, []))[1].append(mapped)
+        at += piece.size
+    return [(below, union(sets)) for below, sets in found.values()]
 
 
 def locate(volume: Volume, start: int, end: int) -> list[Piece]:

@@ -146,6 +146,7 @@ def command(
             disk = stack.enter_context(closing(found))
             store = stack.enter_context(closing(open_journal(journal))) if journal else None
             done = restore(opened, disk, verify=verify, threads=threads, trust=trust, report=report)
+            del opened  # its kit takes the memory that growing needs
             notes = [] if no_grow else grow_restored(disk, cache, report, key=key, store=store)
             disk.settle()
             text: dict[str, Any] = {"target": str(target), "size": disk.size, "written": done.written}

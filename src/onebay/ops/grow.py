@@ -15,7 +15,7 @@ from onebay.base.extent import ExtentSet
 from onebay.base.step import Flush, Write, Zero
 from onebay.block import Span
 from onebay.ops.journal import MAX_BODY, Journal, body_size, no_mark
-from onebay.ops.kit import find_copies, plan_carry
+from onebay.ops.kit import each_copy, plan_carry
 from onebay.ops.need import needed
 from onebay.ops.run import Plan, Planner, execute, is_critical
 from onebay.stack.md import MdArray
@@ -138,8 +138,8 @@ def has_room(plan: Plan, journal: Journal) -> bool:
     taken = needed(tree)
     table = tree.on(disk)
     if isinstance(table, Table):  # what no partition holds is free, save the table itself and our kits
-        kits = [(copy.at, copy.kit) for copy in find_copies(disk, table)]
-        places = ExtentSet.of((at, at + len(kit.raw)) for at, kit in kits if kit is not None)
+        found = each_copy(disk, table)
+        places = ExtentSet.of((copy.at, copy.at + len(copy.kit.raw)) for copy in found if copy.kit)
         taken = (taken - table.outside()) | table.metadata() | places
     if room.start < 0 or (taken | written).overlaps(*room):
         raise Refused(

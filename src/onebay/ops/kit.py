@@ -49,6 +49,7 @@ __all__ = [
     "MIB",
     "RESERVE",
     "Copy",
+    "each_copy",
     "find_copies",
     "kit_of_image",
     "layer_uuids",
@@ -234,13 +235,16 @@ def tail_room(disk: Volume, table: Table) -> Extent:
 
 def find_copies(disk: Volume, table: Table) -> list[Copy]:
     """Look for copies of a kit in unpartitioned space, at whole MiB; the tail's first."""
-    found: list[Copy] = []
+    return list(each_copy(disk, table))
+
+
+def each_copy(disk: Volume, table: Table) -> Iterator[Copy]:
+    """Yield what `find_copies` finds, one at a time in memory: a kit has tens of megabytes."""
     gaps = [gap for gap in table.gaps() if gap.kind != "before-first" and gap.inside is None]
     for gap in sorted(gaps, key=lambda gap: -gap.start):
         start = gap.aligned().start
         places = range(start, min(gap.end - HEAD.size, start + SCAN * MIB), MIB)
-        found += [read_copy(disk, at) for at in places if disk.read(at, len(MAGIC)) == MAGIC]
-    return found
+        yield from (read_copy(disk, at) for at in places if disk.read(at, len(MAGIC)) == MAGIC)
 
 
 def read_copy(disk: Volume, at: int) -> Copy:
@@ -260,7 +264,7 @@ def plan_carry(disk: Volume, table: Table, end: int) -> tuple[list[Step], str]:
     The second value is a note where there is a copy but no room for it. A copy that was not overgrown stays,
     and the new one never overlaps the old: a cut between them leaves one whole.
     """
-    whole = next((copy for copy in find_copies(disk, table) if copy.kit is not None), None)
+    whole = next((copy for copy in each_copy(disk, table) if copy.kit is not None), None)
     if whole is None or whole.kit is None or whole.at >= end:
         return [], ""
     size = len(whole.kit.raw)
