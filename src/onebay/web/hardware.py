@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 
 from onebay.base.error import Refused
-from onebay.web import media, pages, power
+from onebay.web import media, pages, power, status
 from onebay.web.answers import form_of, html, see
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class Hardware:
             raise HTTPException(404)
         if request.method != "POST":
             return html(pages.power_ask(view, what))
-        if self.site.jobs.running():
+        # what the settings of a rescue started is a process of its own
+        other = status.read(self.site.folder, "job").get("state") == "running"
+        if other or self.site.jobs.running():
             return html(pages.message(view, view(what), view("power-running")), 409)
         asyncio.get_running_loop().call_later(1.0, power.down, what)
         return html(pages.message(view, view(what), view("power-now")))
