@@ -20,10 +20,12 @@ from starlette.routing import Route
 
 from onebay.base.error import Refused
 from onebay.machine.install import free_port
-from onebay.web.access import ALPHABET, IDLE, LENGTH, SESSIONS, TRIES, Access
+from onebay.web import status
+from onebay.web.access import ALPHABET, IDLE, LENGTH, RENEWAL, SESSIONS, SOURCES, Access
 from onebay.web.app import build
 from onebay.web.choice import VERBS, choose
 from onebay.web.disks import Shelf
+from onebay.web.gate import MOST, MOST_EACH, PATIENCE, Gate, source_of
 from onebay.web.guard import HEADERS, MOST_BODY, OPEN, Guard
 from onebay.web.jobs import Command
 from onebay.web.serve import Settings, serve
@@ -162,16 +164,63 @@ def test_guessing_is_slow() -> None:
     access = Access(codes.append, clock=clock)
     assert len(ALPHABET) ** LENGTH >= 1 << 40
     began = clock.now
-    for number in range(1, 101):
-        assert access.login("AAAA-AAAA") is None
-        assert len(codes) == 1 + number // TRIES
-        clock.now += access.pause()
+    for _ in range(100):
+        assert access.login("AAAA-AAAA", "192.0.2.66") is None
+        clock.now += access.pause("192.0.2.66")
     assert clock.now - began > 90 * 60
-    assert access.login("AAAA-AAAA") is None
-    assert access.login(codes[-1]) is None  # too early, right or wrong
-    assert access.pause() > 50
-    clock.now += access.pause()
-    assert access.login(codes[-1]) is not None
+    assert 2 < len(codes) <= 2 + (clock.now - began) / RENEWAL
+    assert access.login("AAAA-AAAA", "192.0.2.66") is None
+    assert access.login(codes[-1], "192.0.2.66") is None  # too early, right or wrong
+    assert access.pause("192.0.2.66") > 50
+    clock.now += access.pause("192.0.2.66")
+    assert access.login(codes[-1], "192.0.2.66") is not None
+
+
+def test_an_attacker_keeps_nobody_else_out() -> None:
+    """The owner reads the code, types it half a minute later, and is in."""
+    codes: list[str] = []
+    clock = Clock()
+    access = Access(codes.append, clock=clock)
+    for _ in range(4 * 3600):
+        access.login("AAAA-AAAA", "192.0.2.66")
+        clock.now += 0.25
+    seen = len(codes)
+    while len(codes) == seen:
+        access.login("AAAA-AAAA", "192.0.2.66")
+        clock.now += 0.25
+    read = codes[-1]
+    for _ in range(120):
+        access.login("AAAA-AAAA", "192.0.2.66")
+        clock.now += 0.25
+    assert access.login(read, "192.0.2.7") is not None
+
+
+def test_many_attackers_are_slow_and_take_no_memory() -> None:
+    clock = Clock()
+    access = Access([].append, clock=clock)
+    looked = 0
+    for number in range(20000):
+        before = access.wrong, access.renewed
+        access.login("AAAA-AAAA", f"2001:db8:0:{number:x}::/64")
+        looked += (access.wrong, access.renewed) != before
+        clock.now += 0.01
+    assert looked <= 20000 * 0.01 * 5 + 6
+    assert looked > 900
+    assert len(access.sources) <= SOURCES
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:aaaa::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("nobody", ""),
+    ],
+)
+def test_whom_an_address_counts_for(host: str, source: str) -> None:
+    assert source_of(host) == source
 
 
 def test_too_many_wrong_codes_are_told(it: Desk) -> None:
@@ -316,6 +365,105 @@ def test_the_machine_stays_up_while_a_job_runs(tmp_path: Path) -> None:
     process.stdin.close()
 
 
+def test_the_machine_stays_up_while_a_job_of_the_settings_runs(tmp_path: Path) -> None:
+    it = desk(tmp_path, rescue=True)
+    it.site.folder = tmp_path / "status"
+    status.write(it.site.folder, "job", {"title": "restore", "state": "running"})
+    for what in ("reboot", "poweroff"):
+        assert it.browser.post(f"/power/{what}").status == 409
+    status.write(it.site.folder, "job", {"title": "restore", "state": "failed"})
+    assert it.browser.get("/power/reboot").status == 200
+
+
+def test_in_a_rescue_the_page_goes_before_its_jobs(tmp_path: Path) -> None:
+    """When memory runs out, the kernel ends the page, and not the restore."""
+    score = Path("/proc/self/oom_score_adj")
+    before = score.read_text()
+    it = desk(tmp_path, rescue=True)
+    job = it.site.jobs.add(Command("sleeper", ("restore", "-", "/nowhere"), pipe="upload"))
+    try:
+        score.write_text("500")
+        process = it.site.jobs.start(job)
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "0"
+    finally:
+        score.write_text(before)
+    assert it.site.jobs.close(60) == []
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def test_silent_connections_are_cut() -> None:
+    """One that waits for its next head is cut after a while, one with a request under way is not."""
+    with Gate(socket.AF_INET) as gate:
+        gate.bind(("127.0.0.1", 0))
+        gate.listen()
+        clients, served = [], []
+        for _ in range(2):
+            clients.append(socket.create_connection(gate.getsockname(), timeout=10))
+            served.append(gate.accept()[0])
+        idle, busy = (gate.guests[conn] for conn in served)
+        for guest in (idle, busy):
+            guest.since -= PATIENCE - 5
+        gate.cut()
+        for conn in served:
+            conn.sendall(b"x")
+        assert [client.recv(10) for client in clients] == [b"x", b"x"]
+        idle.since -= 6
+        busy.since, busy.busy = idle.since, 1
+        gate.cut()
+        served[1].sendall(b"y")
+        assert [client.recv(10) for client in clients] == [b"", b"y"]
+        for sock in (*clients, *served):
+            sock.close()
+        assert not gate.open()
+
+
+def test_strangers_hold_neither_memory_nor_all_connections(tmp_path: Path) -> None:
+    """Silent connections are counted before TLS; from another address one comes in all the same."""
+    port = free_port()
+    argv = ["web", "--listen", f"127.0.0.1:{port}", "--rescue", "--images", str(tmp_path)]
+    with subprocess.Popen([sys.executable, "-m", "onebay", *argv], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        held = []
+        try:
+            for _ in range(3):
+                process.stderr.readline()
+            for host, most in (("127.0.0.66", MOST_EACH), ("127.0.0.67", MOST_EACH)):
+                new = [silent(port, host) for _ in range(MOST_EACH + 8)]
+                assert sum(map(stays, new)) == most
+                held += new
+            told = ask(port, "GET", "/", source="127.0.0.7")
+            assert told[:2] == (303, "/login")
+            held += [silent(port, f"127.0.1.{number}") for number in range(1, 40)]
+            assert sum(map(stays, held)) in (MOST - 1, MOST)  # the one that asked may end late
+            assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "500"
+            end = time.monotonic() + PATIENCE + 30
+            while any(map(stays, held)):
+                assert time.monotonic() < end
+                time.sleep(0.5)
+            assert ask(port, "GET", "/")[:2] == (303, "/login")
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            for sock in held:
+                sock.close()
+        process.wait(60)
+
+
+def silent(port: int, host: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(host, 0))
+
+
+def stays(sock: socket.socket) -> bool:
+    """Whether the other side has left a connection open, 0.2 seconds later at most."""
+    sock.settimeout(0.2)
+    try:
+        return bool(sock.recv(1))
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
 def test_texts_are_whole() -> None:
     assert all(len(texts) == len(LANGUAGES) and all(texts) for texts in TEXTS.values())
     source = "".join(
@@ -370,8 +518,8 @@ def test_over_tls(tmp_path: Path) -> None:
             der = ssl.PEM_cert_to_DER_cert(certificate(port))
             assert said[1][-1] == sha256(der).digest().hex(":").upper()
             assert ask(port, "GET", "/")[:2] == (303, "/login")
-            status, _, cookie = ask(port, "POST", "/login", {"code": said[2][-1]})
-            assert status == 303
+            code, _, cookie = ask(port, "POST", "/login", {"code": said[2][-1]})
+            assert code == 303
             assert ask(port, "GET", "/", cookie=cookie)[0] == 200
             assert "code" in process.stderr.readline()
             told = folder / "web.json"
@@ -394,12 +542,19 @@ def certificate(port: int) -> str:
 
 
 def ask(
-    port: int, method: str, path: str, form: dict[str, str] | None = None, cookie: str = ""
+    port: int,
+    method: str,
+    path: str,
+    form: dict[str, str] | None = None,
+    cookie: str = "",
+    source: str = "127.0.0.1",
 ) -> tuple[int, str | None, str]:
     """Return status, Location and cookie of an answer."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # compared by its fingerprint before
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=60)
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", port, context=context, timeout=60, source_address=(source, 0)
+    )
     headers = {"Origin": f"https://127.0.0.1:{port}", "Cookie": cookie}
     connection.request(method, path, urlencode(form) if form else None, headers)
     answer = connection.getresponse()

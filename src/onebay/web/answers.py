@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from onebay.web.disks import Disk
+
+
+SLOWEST = 10.0  # seconds for a form to arrive
 
 
 def html(text: str, code: int = 200) -> HTMLResponse:
@@ -36,12 +40,16 @@ def find(disks: list[Disk], key: str) -> Disk:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """Return the fields of a form; raises HTTPException 413 for a long one, 400 for none."""
+    """Return the fields of a form; raises HTTPException 413 or 408 for a long or slow one, 400 for none."""
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MOST_BODY:
-            raise HTTPException(413)
+    try:
+        async with asyncio.timeout(SLOWEST):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MOST_BODY:
+                    raise HTTPException(413)
+    except TimeoutError:
+        raise HTTPException(408) from None
     with contextlib.suppress(ValueError):
         return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=50))
     raise HTTPException(400)

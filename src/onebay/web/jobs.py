@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from onebay.base import tool
@@ -239,11 +240,15 @@ class Jobs:
                 raise Refused("wait for the other job", volume=job.command.title, found=other.command.title)
             self.began(job)
             try:
-                return job.start()
+                process = job.start()
             except Error as error:
                 job.log.append(str(error))
                 job.state = "failed"
                 raise
+            if self.single:
+                with contextlib.suppress(OSError):  # in a rescue the page is to go first (serve.py)
+                    Path(f"/proc/{process.pid}/oom_score_adj").write_text("0", "ascii")
+            return process
 
     def rival(self, disks: frozenset[str]) -> Job | None:
         """Return the running job that keeps others from these disks."""

@@ -20,6 +20,7 @@ from onebay.web.access import Access
 from onebay.web.app import build
 from onebay.web.certificate import addresses, make
 from onebay.web.disks import Shelf
+from onebay.web.gate import Gate
 from onebay.web.site import Site
 from onebay.web.transfer import CutError
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0  # seconds for jobs to end in good order
 TICK = 1.0  # seconds between two looks at what the status file tells
-CONNECTIONS = 64
+BACKLOG = 64
+OOM_SCORE = 500  # of 1000; what the verbs hold is worth more (proc(5), oom_score_adj)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,9 @@ class Service:
         self.access = Access(self.new_code)
         self.site = Site(self.access, shelf, settings.rescue, settings.status)
         media = settings.media if settings.rescue else None
-        app = build(self.site, tls=settings.tls, names=settings.names, media=media)
+        self.app = build(self.site, tls=settings.tls, names=settings.names, media=media)
         self.config = uvicorn.Config(
-            app,
+            self.app,
             host=settings.host,
             port=settings.port,
             loop="asyncio",
@@ -81,8 +83,7 @@ class Service:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=30,
+            timeout_keep_alive=10,
             timeout_graceful_shutdown=3,
         )
         if settings.tls:
@@ -100,6 +101,9 @@ class Service:
         """Serve until a signal comes; raises Refused."""
         logging.getLogger("uvicorn.error").addFilter(worth_a_line)
         sock = self.listen()
+        if self.settings.rescue:
+            with suppress(OSError):
+                Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), "ascii")
         for url in self.urls():
             self.tell(url)
         if self.fingerprint:
@@ -111,38 +115,40 @@ class Service:
             for job in self.site.jobs.close(PATIENCE):
                 self.tell(f"still running: {job.command.shown()}")
 
-    def listen(self) -> socket.socket:
+    def listen(self) -> Gate:
         """Return the socket that is listened at; raises Refused."""
         host, port = self.settings.host, self.settings.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family)
+        sock = Gate(family)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # :: listens to IPv4 as well
             sock.bind((host, port))
-            sock.listen(CONNECTIONS)  # before the address is told
+            sock.listen(BACKLOG)  # before the address is told
         except OSError as error:
             sock.close()
             raise Refused(f"cannot listen: {reason(error)}", volume=f"{host}:{port}") from error
         return sock
 
-    async def both(self, sock: socket.socket) -> None:
+    async def both(self, sock: Gate) -> None:
         """Serve, and keep the status file."""
+        self.config.app = sock.watched(self.app)
         self.config.load()
         server = uvicorn.Server(self.config)
-        teller = asyncio.create_task(self.keep_told())
+        teller = asyncio.create_task(self.keep_told(sock))
         try:
             await server.serve(sockets=[sock])
         finally:
             teller.cancel()
 
-    async def keep_told(self) -> None:
-        """Write the status file whenever it would be another one."""
+    async def keep_told(self, sock: Gate) -> None:
+        """Write the status file whenever it would be another one; end connections that say nothing."""
         last: dict[str, Any] = {}
-        while self.settings.status is not None:
-            now = self.document()
-            if now != last:
+        while True:
+            sock.cut()
+            now = self.document() if self.settings.status is not None else last
+            if self.settings.status is not None and now != last:
                 last = now
                 with suppress(OSError):  # a full memory; the next one may be written
                     status.write(self.settings.status, "web", now)

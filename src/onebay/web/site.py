@@ -15,6 +15,7 @@ from onebay.base.error import Error, Refused
 from onebay.web import diskpage, jobpage, pages, status
 from onebay.web.answers import find, form_of, html, see
 from onebay.web.choice import PINS, Choice, choose, explain
+from onebay.web.gate import source_of
 from onebay.web.html import tag
 from onebay.web.jobs import Job, Jobs
 from onebay.web.texts import LANGUAGES, best
@@ -96,11 +97,12 @@ class Site:
         if request.method != "POST":
             return html(pages.login(view))
         given = (await form_of(request)).get("code", "")
-        if (pause := self.access.pause()) > 0:
+        source = source_of(request.client.host if request.client else "")
+        if (pause := self.access.pause(source)) > 0:
             early = html(pages.login(view, view("code-wait", seconds=round(pause) + 1)), 429)
             early.headers["Retry-After"] = str(round(pause) + 1)
             return early
-        token = self.access.login(given)
+        token = self.access.login(given, source)
         if token is None:
             return html(pages.login(view, view("code-wrong")), 403)
         answer = see("/")
