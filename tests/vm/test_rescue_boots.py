@@ -19,20 +19,9 @@ from onebay.rescue.build import Choice, Rescue, build, read_lock
 from onebay.rescue.lock import format_lock
 from tests.vm.rescueshell import ENTER, Shell, direct, shell
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("only_with_matrix")]
 OVMF = Path("/usr/share/OVMF")
 DISK_SIZE = 48 << 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def only_with_matrix(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--matrix"):
-        pytest.skip("only with --matrix (make vm)")
-
-
-@pytest.fixture(scope="module")
-def rescue(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Rescue:
-    return build(tmp_path_factory.mktemp("rescue") / "out", Choice(), cache=cache)
 
 
 def firmware(name: str, scratch: Path) -> tuple[Path, Path] | None:

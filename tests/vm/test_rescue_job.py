@@ -25,26 +25,15 @@ from onebay.base import tool
 from onebay.machine import qemu
 from onebay.machine.boot import firmware_files
 from onebay.machine.worker import accel
-from onebay.rescue.build import Choice, Rescue, build
+from onebay.rescue.build import Rescue
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("only_with_matrix")]
 ONEBAY = (sys.executable, "-m", "onebay")
 UP = "press Enter for a shell"
 HOST = "10.0.2.2"  # how a guest calls the host's loopback
 OVMF = Path("/usr/share/OVMF")
 MIB = 1 << 20
 SIZE, LARGER = 96 * MIB, 160 * MIB
-
-
-@pytest.fixture(scope="module", autouse=True)
-def only_with_matrix(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--matrix"):
-        pytest.skip("only with --matrix (make vm)")
-
-
-@pytest.fixture(scope="module")
-def rescue(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Rescue:
-    return build(tmp_path_factory.mktemp("rescue") / "out", Choice(), cache=cache)
 
 
 def onebay(*argv: str | Path) -> str:

@@ -21,7 +21,7 @@ from onebay.machine.install import free_port
 from onebay.rescue.build import Choice, Rescue, build
 from onebay.rescue.configuration import archive, read_settings
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("only_with_matrix")]
 SSH = ["-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-o", "ConnectTimeout=30", "-F", "/dev/null"]
 CARD = "virtio-net-pci,romfile="
 # What a router says (RFC 4861, 4.2; 4.6.2), with a name server (RFC 8106, 5.1); the kernel adds the checksum.
@@ -35,12 +35,6 @@ ra += struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 86400, 14400, 0) + n("2001:db8:5::
 ra += struct.pack("!BBHI", 25, 3, 0, 3600) + n("2001:db8:5::53")
 s.sendto(ra, ("ff02::1", 0, 0, socket.if_nametoindex(sys.argv[1])))
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def only_with_matrix(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--matrix"):
-        pytest.skip("only with --matrix (make vm)")
 
 
 @pytest.fixture(scope="module")

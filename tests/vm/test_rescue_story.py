@@ -22,30 +22,19 @@ from onebay.machine import qemu
 from onebay.machine.boot import Firmware, boot
 from onebay.machine.install import free_port
 from onebay.machine.worker import accel
-from onebay.rescue.build import Choice, Rescue, build
+from onebay.rescue.build import Rescue
 from onebay.sample.build import Sample
 from onebay.sample.build import build as build_sample
 from tests.store.server import Object, Server
 from tests.story import GROWTH, onebay
 from tests.vm.test_rescue_boots import firmware
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("only_with_matrix")]
 
 PATIENCE = 1800.0  # seconds
 HOST = "10.0.2.2"  # QEMU's user network: the host's loopback
 CODE = re.compile(r"one-time code +([A-Z0-9]{4}-[A-Z0-9]{4})")
 FINGERPRINT = re.compile(r"certificate +SHA-256\s+([0-9A-F:]+)\s+([0-9A-F:]+)")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def only_with_matrix(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--matrix"):
-        pytest.skip("only with --matrix (make vm)")
-
-
-@pytest.fixture(scope="module")
-def rescue(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Rescue:
-    return build(tmp_path_factory.mktemp("rescue") / "out", Choice(), cache=cache)
 
 
 @pytest.fixture(scope="module")

@@ -21,23 +21,12 @@ from rescueshell import Shell, direct, shell
 from onebay.base import tool
 from onebay.machine import qemu
 from onebay.machine.install import free_port
-from onebay.rescue.build import Choice, Rescue, build
+from onebay.rescue.build import Rescue
 from tests.web.test_web_jobs import CONTENT, empty, onebay
 from tests.web.webclient import MIB, file_system, make_disk
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("only_with_matrix")]
 PATIENCE = 300
-
-
-@pytest.fixture(scope="module", autouse=True)
-def only_with_matrix(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--matrix"):
-        pytest.skip("only with --matrix (make vm)")
-
-
-@pytest.fixture(scope="module")
-def rescue(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Rescue:
-    return build(tmp_path_factory.mktemp("rescue") / "out", Choice(), cache=cache)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import Refused
+from onebay.base.units import human
 from onebay.cli.boot import cache_option
 from onebay.cli.growing import read_key
 from onebay.cli.options import (
@@ -24,7 +25,7 @@ from onebay.cli.options import (
     reading_options,
     sector_option,
 )
-from onebay.cli.progress import answer, events_option, human, remark, renderer
+from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.cli.shrink import kernel_of, scratch_folder, scratch_option, show, tell_notes
 from onebay.image import StreamSink
 from onebay.ops.capture import SUFFIX, Captured, capture, look, needed_with, refuse_busy

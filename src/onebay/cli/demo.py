@@ -13,11 +13,11 @@ import click
 
 from onebay.base import tool
 from onebay.base.error import Refused
+from onebay.base.units import human
 from onebay.block import open_disk
 from onebay.cli import picture
 from onebay.cli.boot import cache_option
 from onebay.cli.options import PATH
-from onebay.cli.progress import human
 from onebay.ops.inspect import inspect
 from onebay.sample import build as samples
 from onebay.sample.layout import LAYOUTS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import Refused
+from onebay.base.units import human
 from onebay.cli.options import (
     PATH,
     check_place,
@@ -18,7 +19,7 @@ from onebay.cli.options import (
     reading_options,
     sector_option,
 )
-from onebay.cli.progress import answer, events_option, human, remark, renderer
+from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.ops.disk import open_any, open_image_disk
 from onebay.ops.export import plan_export
 from onebay.ops.exportforms import FORMS, PRESETS, form_of

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from onebay.base.error import Refused, Unsupported
+from onebay.base.units import human
 from onebay.block import DeviceVolume, is_device, open_disk
 from onebay.cli.boot import cache_option, parse_forwards
 from onebay.cli.fold import open_unused
 from onebay.cli.options import PATH, check_place, confirm, parse_size, reading_options, yes_option
-from onebay.cli.progress import events_option, human, remark, renderer
+from onebay.cli.progress import events_option, remark, renderer
 from onebay.machine import install as machine
 from onebay.machine.installation import Installation
 from onebay.machine.unfinished import Unfinished

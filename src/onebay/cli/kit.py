@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import NOTHING_WRITTEN, Refused
+from onebay.base.units import human
 from onebay.cli.options import PATH, check_place, json_option, reading_options, sector_option
-from onebay.cli.progress import answer, human, renderer
+from onebay.cli.progress import answer, renderer
 from onebay.ops.capture import refuse_unsteady
 from onebay.ops.disk import open_any
 from onebay.ops.identity import warn_twins

@@ -17,9 +17,10 @@ import click
 
 from onebay.base.error import Refused, reason
 from onebay.base.step import Copy, Write, Zero
+from onebay.base.units import human
 from onebay.block import DeviceVolume, FileVolume, Reading
 from onebay.block.foreign import NAMES
-from onebay.cli.progress import answer, human
+from onebay.cli.progress import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

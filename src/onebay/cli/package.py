@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onebay import __version__
-from onebay.cli.progress import human
+from onebay.base.units import human
 from onebay.ops.inspect import FORMAT
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onebay.cli.progress import human
+from onebay.base.units import human
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,6 +13,7 @@ import click
 
 from onebay.base.error import Refused
 from onebay.base.event import Began, Ended, Event, Moved, Noted, Warned
+from onebay.base.units import human
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,13 +104,3 @@ class Bar:
         bar = ("#" * round(30 * share)).ljust(30, ".")
         text = f"\r\033[K[{bar}] {share:4.0%} {human(done)} {human(int(rate))}/s {left:.0f} s left"
         click.echo(text, nl=False, err=True)
-
-
-def human(size: int) -> str:
-    """Format bytes for people, with binary units."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:.4g} TiB"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import Refused, reason
+from onebay.base.units import human
 from onebay.cli.boot import cache_option
 from onebay.cli.options import PATH, check_place
-from onebay.cli.progress import answer, events_option, human, renderer
+from onebay.cli.progress import answer, events_option, renderer
 from onebay.rescue import build as rescue
 from onebay.rescue.configuration import read_settings
 from onebay.rescue.lock import format_lock

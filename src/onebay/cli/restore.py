@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onebay.base.error import Error, Refused
+from onebay.base.units import human
 from onebay.block import FileVolume, Overlay, create_disk, is_device, open_disk
 from onebay.cli.boot import cache_option
 from onebay.cli.growing import foresee, grow_inside, journal_option, key_option, open_journal, read_key
@@ -23,7 +24,7 @@ from onebay.cli.options import (
     show_plan,
     yes_option,
 )
-from onebay.cli.progress import answer, events_option, human, remark, renderer
+from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.cli.shrink import scratch_option, show
 from onebay.cli.smaller import plan_smaller, restore_here, room_on
 from onebay.cli.trusting import as_digest, trust_options

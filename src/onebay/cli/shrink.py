@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import Refused
+from onebay.base.units import human
 from onebay.block import is_device
 from onebay.cli.boot import cache_option
 from onebay.cli.options import (
@@ -20,7 +21,7 @@ from onebay.cli.options import (
     reading_options,
     sector_option,
 )
-from onebay.cli.progress import answer, events_option, human, remark, renderer
+from onebay.cli.progress import answer, events_option, remark, renderer
 from onebay.machine.btrfs import shrink_btrfs
 from onebay.ops.capture import refuse_busy
 from onebay.ops.disk import open_any

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from onebay.base.units import human
 from onebay.cli.picture import describe
-from onebay.cli.progress import human
 
 Document = dict[str, Any]
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from onebay.base.error import Unsupported
+from onebay.base.units import human
 from onebay.cli.options import PATH, json_option, reading_options
-from onebay.cli.progress import answer, events_option, human, renderer
+from onebay.cli.progress import answer, events_option, renderer
 from onebay.cli.trusting import trust_options
 from onebay.image import Image, Stream
 from onebay.ops.disk import open_any

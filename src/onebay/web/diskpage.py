@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from onebay.base.units import human
 from onebay.web.html import Child, Html, join, tag
 from onebay.web.media import mountable
 from onebay.web.pages import disk_facts, picture, section
-from onebay.web.view import View, check, hidden, human, post, select, text_field
+from onebay.web.view import View, check, hidden, post, select, text_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from onebay.base.units import human
 from onebay.web.html import Child, Html, join, tag
 from onebay.web.jobs import OVER
-from onebay.web.view import View, clock, facts, human, post, text_field
+from onebay.web.view import View, clock, facts, post, text_field
 
 if TYPE_CHECKING:
     from onebay.web.choice import Choice

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from onebay.base.units import human
 from onebay.web.html import Child, Html, join, tag
 from onebay.web.jobpage import bar, state_of
-from onebay.web.view import View, facts, human, post, text_field
+from onebay.web.view import View, facts, post, text_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

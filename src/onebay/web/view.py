@@ -101,16 +101,6 @@ def facts(*pairs: tuple[str, Child]) -> Html:
     return tag("dl", *(join(tag("dt", name), tag("dd", value)) for name, value in pairs))
 
 
-def human(size: float) -> str:
-    """Format bytes for people, with binary units."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:.4g} TiB"
-
-
 def clock(seconds: float) -> str:
     """Format a time that is left."""
     minutes, rest = divmod(round(seconds), 60)
