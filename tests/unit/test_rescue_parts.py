@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onebay.base.error import Refused
+from onebay.base.status import read_status, write_status
 from onebay.cli.rescue import command
 from onebay.rescue.configuration import read_settings
 from onebay.rescue.live.child import Child, alive
@@ -29,7 +30,6 @@ from onebay.rescue.live.clock import SINCE_1900, NoTime, ask_http, ask_ntp, pars
 from onebay.rescue.live.console import PROMPT, WIDTH, Console, block, consoles, progress
 from onebay.rescue.live.reach import IPV4_FIRST, Reach, place_of, prefer, reach
 from onebay.rescue.live.ssh import add_key, authorized, read_keys
-from onebay.rescue.live.status import read_status, write_status
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJDad8DYdZEJZIevNH0ihOGxGraQMTZTn2dX6W90plI/ root@vm"
 NONCE = b"12345678"

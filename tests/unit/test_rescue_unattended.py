@@ -20,13 +20,13 @@ from pathlib import Path
 import pytest
 
 from onebay.base.extent import ExtentSet
+from onebay.base.status import write_status
 from onebay.block import FileVolume
 from onebay.block.disks import Disk
 from onebay.image import Facts, write_image
 from onebay.rescue.live.job import Around, Run, public
 from onebay.rescue.live.progress import Heard
 from onebay.rescue.live.settings import Job
-from onebay.rescue.live.status import write_status
 from onebay.rescue.live.target import choose
 from onebay.rescue.live.webhook import Webhook, post
 

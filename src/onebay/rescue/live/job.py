@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 
 from onebay.base import tool
 from onebay.base.error import NOTHING_WRITTEN, Error, Interrupted, Refused, reason
+from onebay.base.status import read_status, write_status
 from onebay.block import open_disk
 from onebay.ops.target import MARK
 from onebay.rescue.live.progress import Heard
-from onebay.rescue.live.status import read_status, write_status
 from onebay.rescue.live.target import against
 
 if TYPE_CHECKING:

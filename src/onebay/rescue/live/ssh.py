@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from onebay.base import tool
 from onebay.base.error import Error, Refused, reason
+from onebay.base.status import write_status
 from onebay.rescue.live import values
 from onebay.rescue.live.child import alive
-from onebay.rescue.live.status import write_status
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from onebay import __version__
 from onebay.base.error import Error
+from onebay.base.status import read_status, write_status
 from onebay.rescue.live.child import Child
 from onebay.rescue.live.clock import set_clock
 from onebay.rescue.live.console import block, consoles, progress
@@ -26,7 +27,6 @@ from onebay.rescue.live.layers import Merged, read_layers
 from onebay.rescue.live.network import Network
 from onebay.rescue.live.reach import place_of, prefer, reach
 from onebay.rescue.live.ssh import Server
-from onebay.rescue.live.status import read_status, write_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

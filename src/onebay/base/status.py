@@ -12,9 +12,10 @@ MOST = 1 << 20  # bytes of a file that is read
 
 
 def write_status(path: Path, document: object) -> None:
-    """Put a document in the place of what was there; raises OSError."""
+    """Put a document in the place of what was there, readable by its owner only; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.new")
+    beside.touch(0o600)
     beside.write_text(json.dumps(document, indent=1), "utf-8")
     beside.replace(path)
 
