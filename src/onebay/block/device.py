@@ -289,19 +289,28 @@ def other_disks(disk: DeviceVolume) -> list[Path]:
     return found
 
 
+def disk_nodes() -> Iterator[tuple[Path, Path]]:
+    """Yield the folder in sysfs and the device of at most 256 block devices that have a medium, by name."""
+    for node in sorted(DISKS.iterdir())[:MOST] if DISKS.is_dir() else ():
+        path = Path("/dev") / node.name.replace("!", "/")
+        if (
+            not node.name.startswith(NO_DISKS)
+            and read_line(node / "size") not in ("", "0")
+            and is_device(path)
+        ):
+            yield node, path
+
+
 def whole_disks() -> list[Path]:
     """Return the whole disks of this machine, at most 256, by name.
 
     Left out is what stands on other devices and what has no medium.
     """
-    found: list[Path] = []
-    for node in sorted(DISKS.iterdir())[:MOST] if DISKS.is_dir() else ():
-        path = Path("/dev") / node.name.replace("!", "/")
-        if node.name.startswith(NO_DISKS) or read_line(node / "size") in ("", "0") or not is_device(path):
-            continue
-        if not ((node / "slaves").is_dir() and any((node / "slaves").iterdir())):
-            found.append(path)
-    return found
+    return [
+        path
+        for node, path in disk_nodes()
+        if not ((node / "slaves").is_dir() and any((node / "slaves").iterdir()))
+    ]
 
 
 def partition_paths(disk: Path) -> dict[int, Path]:

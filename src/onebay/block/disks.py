@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebay.base.error import Error
+from onebay.block.device import DeviceVolume as Device
 from onebay.block.device import (
-    DISKS,
-    MOST,
-    NO_DISKS,
     attached,
+    disk_nodes,
     held,
     identity,
     in_use,
-    is_device,
     protected,
     read_line,
 )
-from onebay.block.device import DeviceVolume as Device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,16 +56,9 @@ def machine_disks() -> list[Disk]:
     Loop devices, RAM disks, arrays and whatever else stands on other devices are none.
     """
     found: list[Disk] = []
-    for node in sorted(DISKS.iterdir())[:MOST] if DISKS.is_dir() else ():
-        path = Path("/dev") / node.name.replace("!", "/")
-        if (
-            node.name.startswith(NO_DISKS)
-            or BOOT_AREA.fullmatch(node.name)
-            or not (node / "device").exists()
-            or not is_device(path)
-        ):
-            continue
-        if (size := read_line(node / "size")) in ("", "0") or not size.isdecimal():
+    for node, path in disk_nodes():
+        size = read_line(node / "size")
+        if BOOT_AREA.fullmatch(node.name) or not (node / "device").exists() or not size.isdecimal():
             continue
         number = path.stat().st_rdev
         use = protected(number) or in_use(number) or held(path) or attached(number) or ""
